@@ -1,0 +1,90 @@
+"""The commands behind make: ``python -m ltlib runs --profile demo``."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import functools
+import os
+import sys
+
+from ltlib import book, launch
+from ltlib.backbones import MissingWeights, check_name
+from ltlib.config import ConfigError, Profile, figures_dir, load_profile, results_dir
+from ltlib.datasets import DataError
+from ltlib.records import RecordError
+from ltlib.training import pick_device, prepare
+
+say = functools.partial(print, flush=True)
+
+
+def status(profile: Profile) -> None:
+    """Say what is done, missing and stale."""
+    states = {run: launch.run_state(run) for run in launch.unique_runs(profile)}
+    counts = collections.Counter(states.values())
+    say(f"runs:      {counts['done']} of {len(states)} done" + "".join(f", {n} {s}" for s, n in sorted(counts.items()) if s != "done"))
+    for run, state in states.items():
+        if state in ("diverged", "unreadable"):
+            say(f"           {state}: {run.describe()} ({run.id}.json)")
+    made = {page.name: page.state() for page in book.pages(profile)}
+    for state in ("fresh", "stale", "missing"):
+        names = [name for name, found in made.items() if found == state]
+        say(f"notebooks: {len(names)} {state}" + (f": {', '.join(names)}" if names and state != "fresh" else ""))
+
+
+def everything(profile: Profile, jobs: int | None) -> None:
+    launch.compute_runs(profile, jobs, say=say)
+    book.execute_stale(profile, say)
+    index = book.write_html(profile, say)
+    say(f"\nMade for profile {profile.name}:")
+    say(f"  records             {os.path.relpath(results_dir(profile.name))}/*.json")
+    say(f"  executed notebooks  {os.path.relpath(book.build_dir(profile.name))}/notebooks/*.ipynb")
+    say(f"  the same as pages   {os.path.relpath(index)}")
+    say(f"  figures             {os.path.relpath(figures_dir(profile.name))}/*.pdf")
+    say(f"  LaTeX tables        {os.path.relpath(figures_dir(profile.name))}/tables/*.tex")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="ltlib", description=__doc__)
+    parser.add_argument("command", choices=["data", "runs", "notebooks", "html", "all", "status"])
+    parser.add_argument("--profile", default="demo")
+    for name in ("backbones", "losses", "seeds"):
+        parser.add_argument(f"--{name}", default="", help="separated by spaces; default: those of the profile")
+    parser.add_argument("--jobs", default="", help="runs at a time; default: one per core, or one on a GPU")
+    chosen = parser.parse_args(arguments)
+    try:
+        profile = load_profile(chosen.profile, chosen.backbones.split(), chosen.losses.split(), _numbers("SEEDS", chosen.seeds))
+        for backbone in profile.backbones:
+            check_name(backbone)
+        jobs = (_numbers("JOBS", chosen.jobs) or [None])[0]
+        match chosen.command:
+            case "data":
+                prepare(profile, pick_device(), say)
+            case "runs":
+                launch.compute_runs(profile, jobs, say=say)
+            case "notebooks":
+                launch.compute_runs(profile, jobs, say=say)
+                book.execute_stale(profile, say)
+            case "html":
+                say(book.write_html(profile, say))
+            case "all":
+                everything(profile, jobs)
+            case "status":
+                status(profile)
+    except (ConfigError, DataError, MissingWeights, RecordError, launch.RunsFailed, book.NotebookFailed) as error:
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _numbers(name: str, text: str) -> list[int]:
+    try:
+        return [int(word) for word in text.split()]
+    except ValueError:
+        raise ConfigError(f"{name} = {text!r}: expected whole numbers separated by spaces") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

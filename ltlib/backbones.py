@@ -1,0 +1,260 @@
+"""Backbones (timm models and four small ones), heads, and where weights come from."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import math
+import os
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ltlib.config import ConfigError
+
+# ------------------------------------------------------------------------------------ the small variants
+
+
+def _mobilenetv2_small() -> nn.Module:
+    model = timm.create_model("mobilenetv2_035", num_classes=0)
+    model.conv_stem.stride = (1, 1)  # 32 px images: 2 x 2 instead of 1 x 1 at the end
+    return model
+
+
+def _resnetv2_small() -> nn.Module:
+    model = timm.models.ResNetV2(layers=(1, 1, 1, 1), channels=(32, 64, 128, 256), num_classes=0, stem_chs=32, stem_type="",
+                                 conv_layer=timm.layers.create_conv2d, norm_layer=timm.layers.BatchNormAct2d)
+    model.stem.pool = nn.Identity()  # 32 px images: stages at 16, 8, 4 and 2 px
+    return model
+
+
+def _vit_small() -> nn.Module:
+    return timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=128, depth=3, num_heads=4, num_classes=0)
+
+
+def _convnext_small() -> nn.Module:
+    return timm.models.ConvNeXt(depths=(1, 1, 2, 1), dims=(32, 64, 128, 256), patch_size=2, num_classes=0)
+
+
+SMALL = {
+    "mobilenetv2_small32": _mobilenetv2_small,
+    "resnetv2_small32": _resnetv2_small,
+    "vit_small32": _vit_small,
+    "convnext_small32": _convnext_small,
+}
+
+TITLES = {
+    "mobilenetv2_small32": "MobileNetV2 (small)",
+    "resnetv2_small32": "ResNetV2 (small)",
+    "vit_small32": "ViT (small)",
+    "convnext_small32": "ConvNeXt (small)",
+    "mobilenetv2_100": "MobileNetV2",
+    "resnetv2_50": "ResNet50V2",
+    "vit_base_patch16_224": "ViT-B/16",
+    "vit_tiny_patch16_224": "ViT-Ti/16",
+    "convnext_base": "ConvNeXt Base",
+}
+
+
+def backbone_title(name: str) -> str:
+    """What tables and figures call a backbone; timm's own name where there is no other."""
+    return TITLES.get(name, name)
+
+
+def is_small(name: str) -> bool:
+    return name in SMALL
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError, with the nearest names, unless ``name`` is a small variant or a timm model."""
+    if name not in SMALL and not timm.is_model(name.split(".")[0]):
+        near = timm.list_models(f"*{name[:8]}*")[:3]
+        raise ConfigError(f"backbone {name!r}: expected a timm model name or one of {', '.join(SMALL)}"
+                          + (f" (near: {', '.join(near)})" if near else ""))
+
+
+# --------------------------------------------------------------------------------- where weights come from
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A file of pretrained weights and how to feed the model.
+
+    mean, std  normalisation of images in [0, 1]; interpolation  "bicubic" or "bilinear"
+    """
+
+    path: Path
+    origin: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    num_classes: int
+
+    @functools.cached_property
+    def checksum(self) -> str:
+        """sha256 of the file."""
+        with open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class MissingWeights(RuntimeError):
+    """Pretrained weights that a profile needs are not to be had."""
+
+
+def _weights_dir() -> Path | None:
+    return Path(os.environ["LTLIB_WEIGHTS"]) if os.environ.get("LTLIB_WEIGHTS") else None
+
+
+@functools.cache
+def find_weights(name: str) -> Weights:
+    """Find the weights of a timm backbone: in ``LTLIB_WEIGHTS``, then in the Hugging Face cache or on the hub.
+
+    Raises MissingWeights with the reason if they are in neither place, ConfigError for a damaged description.
+    """
+    check_name(name)
+    folder = _weights_dir()
+    if folder and (folder / f"{name}.safetensors").exists():
+        return _local_weights(name, folder)
+    return _hub_weights(name)
+
+
+def _local_weights(name: str, folder: Path) -> Weights:
+    description = folder / f"{name}.json"
+    try:
+        meta = json.loads(description.read_text())
+        mean, std = (tuple(map(float, meta[key])) for key in ("mean", "std"))
+        if not (len(mean) == len(std) == 3 and all(s > 0 for s in std)):
+            raise ValueError("mean and std need three numbers each, std above 0")
+        return Weights(folder / f"{name}.safetensors", meta.get("origin", str(folder)), mean, std,
+                       meta.get("interpolation", "bicubic"), int(meta.get("num_classes", 1000)))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{description}: expected a JSON file with mean and std beside {name}.safetensors ({error})") from None
+
+
+def _hub_weights(name: str) -> Weights:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    config = timm.get_pretrained_cfg(name)
+    if config is None or not config.hf_hub_id:
+        raise MissingWeights(f"timm lists no pretrained weights on the hub for {name}")
+    path = try_to_load_from_cache(config.hf_hub_id, "model.safetensors")
+    if not isinstance(path, str):
+        _require_hub()
+        try:
+            path = hf_hub_download(config.hf_hub_id, "model.safetensors")
+        except Exception as error:  # requests, httpx and hub errors alike: the caller names the ways out
+            raise MissingWeights(f"{config.hf_hub_id}: {type(error).__name__}: {error}") from error
+    return Weights(Path(path), f"Hugging Face hub, {config.hf_hub_id}", tuple(config.mean), tuple(config.std),
+                   config.interpolation if config.interpolation in ("bicubic", "bilinear") else "bicubic", config.num_classes)
+
+
+@functools.cache
+def _hub_fault() -> str:
+    """Why the hub is out of reach, or "". Asked once: its own client would try for 23 s for every file."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set and the file is not in the cache"
+    try:
+        urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=5).close()
+    except urllib.error.HTTPError:
+        return ""  # it answers
+    except OSError as error:
+        return f"{constants.ENDPOINT} is out of reach: {getattr(error, 'reason', error)}"
+    return ""
+
+
+def _require_hub() -> None:
+    if fault := _hub_fault():
+        raise MissingWeights(fault)
+
+
+def require_weights(names) -> dict[str, Weights]:
+    """Find the weights of all these timm backbones, or raise one MissingWeights that names every missing one."""
+    found, missing = {}, {}
+    for name in names:
+        try:
+            found[name] = find_weights(name)
+        except MissingWeights as error:
+            missing[name] = str(error)
+    if missing:
+        folder = _weights_dir()
+        lines = [f"  {name}  ({reason})" for name, reason in missing.items()]
+        example = next(iter(missing))
+        raise MissingWeights(
+            f"no pretrained weights for {len(missing)} backbone(s):\n" + "\n".join(lines) + "\nTwo ways to get them:\n"
+            "  1. with a network: they come from the Hugging Face hub by themselves (or copy its cache and set HF_HOME);\n"
+            f"  2. without: set LTLIB_WEIGHTS to a folder with <name>.safetensors (timm's key names) and <name>.json (mean, std), "
+            f"such as {example}.safetensors and {example}.json (LTLIB_WEIGHTS is {folder or 'not set'}).\n"
+            + (f'Or leave them out: BACKBONES="{" ".join(found)}"' if found else
+               'Or leave them out: BACKBONES="..." with names of backbones that you have')
+        )
+    return found
+
+
+def build_backbone(name: str, weights: Weights | None) -> nn.Module:
+    """A backbone that maps images (B, 3, R, R) to pooled features (B, D), D = ``num_features`` of the head's input.
+
+    ``weights`` None gives fresh weights from the current random state. Keys must match to the last one (RuntimeError).
+    """
+    check_name(name)
+    if name in SMALL:
+        model = SMALL[name]()
+        if weights is not None:
+            model.load_state_dict(_load_safetensors(weights.path))
+        return model
+    if weights is None:
+        return timm.create_model(name, num_classes=0)
+    if weights.origin.startswith("Hugging Face"):
+        return timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": str(weights.path)})
+    model = timm.create_model(name, num_classes=weights.num_classes)
+    model.load_state_dict(_load_safetensors(weights.path))
+    model.reset_classifier(0)
+    return model
+
+
+def _load_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+# ------------------------------------------------------------------------------------------------- heads
+
+
+class CosineHead(nn.Module):
+    """cos(x, w_c) = normalize(x) . normalize(w_c): features (B, D) -> cosines (B, C) in [-1, 1], no bias.
+
+    The scale is the loss's business. Source: Cao et al. 2019 (NormedLinear).
+    """
+
+    def __init__(self, features: int, num_classes: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_classes, features))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x.float(), dim=1) @ F.normalize(self.weight, dim=1).T
+
+
+def build_head(kind: str, features: int, num_classes: int) -> nn.Module:
+    """ "linear": (B, D) -> x W + b, (B, C); "cosine": :class:`CosineHead`."""
+    return CosineHead(features, num_classes) if kind == "cosine" else nn.Linear(features, num_classes)
+
+
+class Classifier(nn.Module):
+    """A backbone and a head: images (B, 3, R, R) -> logits (B, C)."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module):
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x))

@@ -1,0 +1,180 @@
+"""The notebooks, executed by papermill, and what is known of each: fresh, stale or missing.
+
+An executed notebook carries a key in its metadata: a hash of its source, its parameters, ltlib, and the records that it
+reads; and the checksums of the tables and figures that it wrote. It is fresh while all of them still hold. File times
+play no part. Everything is written elsewhere first and moved into place at the end, the notebook last: a
+notebook that fails, or a kill at any moment, leaves nothing that looks finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+
+from ltlib.backbones import backbone_title
+from ltlib.config import ROOT, Profile, atomic_path, build_dir, figures_dir
+from ltlib.launch import unique_runs
+from ltlib.records import record_path
+
+NOTEBOOKS = ROOT / "notebooks"
+PER_BACKBONE = ("11_finetune",)
+
+
+class NotebookFailed(RuntimeError):
+    """A cell raised. The message names the notebook, the cell's error and where the failed copy is."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """One executed notebook: a source, and the parameters it is run with."""
+
+    name: str
+    title: str
+    source: Path
+    profile: Profile
+    backbones: tuple[str, ...]
+
+    @property
+    def parameters(self) -> dict:
+        profile = self.profile
+        return {"profile": profile.path, "backbones": list(self.backbones), "losses": list(profile.losses), "seeds": list(profile.seeds)}
+
+    @property
+    def executed(self) -> Path:
+        return build_dir(self.profile.name) / "notebooks" / f"{self.name}.ipynb"
+
+    @property
+    def html(self) -> Path:
+        return build_dir(self.profile.name) / "html" / f"{self.name}.html"
+
+    def key(self) -> str:
+        """Hash of all that the executed notebook depends on."""
+        digest = hashlib.sha256(json.dumps(self.parameters, sort_keys=True).encode())
+        code = [p for p in sorted((ROOT / "ltlib").rglob("*")) if p.suffix in (".py", ".toml")]
+        reference = sorted((ROOT / "data" / "reference").glob("*.csv"))
+        records = [record_path(run) for run in unique_runs(self.profile) if run.backbone in self.backbones]
+        for path in (self.source, *code, *reference, *records):
+            digest.update(path.name.encode() + (path.read_bytes() if path.exists() else b"-"))
+        return digest.hexdigest()
+
+    def state(self) -> str:
+        """ "fresh", "stale" or "missing"."""
+        if not self.executed.exists():
+            return "missing"
+        try:
+            made = nbformat.read(self.executed, as_version=4).metadata["ltlib"]
+        except Exception:  # not a notebook, or not one of ours: make it again
+            return "stale"
+        folder = figures_dir(self.profile.name)
+        same = made["key"] == self.key() and all(_checksum(folder / path) == known for path, known in made["outputs"].items())
+        return "fresh" if same else "stale"
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def pages(profile: Profile) -> list[Page]:
+    """All notebooks of a profile in order; those of ``PER_BACKBONE`` once for each backbone."""
+    result = []
+    for source in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+        heading = re.sub(r"^#+\s*", "", nbformat.read(source, as_version=4).cells[0].source.splitlines()[0])
+        if source.stem in PER_BACKBONE:
+            result += [Page(f"{source.stem}_{b}", f"{heading}: {backbone_title(b)}", source, profile, (b,)) for b in profile.backbones]
+        else:
+            result.append(Page(source.stem, heading, source, profile, profile.backbones))
+    return result
+
+
+def execute(page: Page, say: Callable[[str], None] = print) -> None:
+    """Run a page's notebook from top to bottom; move its figures, its tables and at last itself into place."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    folder = page.executed.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    failed = folder / f"{page.name}.failed.ipynb"
+    with tempfile.TemporaryDirectory(prefix=f".{page.name}-", dir=folder) as temporary:
+        draft, figures = Path(temporary) / "notebook.ipynb", Path(temporary) / "figures"
+        figures.mkdir()
+        try:
+            papermill.execute_notebook(page.source, draft, page.parameters | {"figures": str(figures)}, kernel_name="python3",
+                                       cwd=str(NOTEBOOKS), progress_bar=False, config=_kernel_config())
+        except PapermillExecutionError as error:
+            os.replace(draft, failed)
+            raise NotebookFailed(f"{page.name}: cell {error.exec_count} raised {error.ename}: {error.evalue}\nThe failed copy, with the "
+                                 f"whole traceback: {failed}") from None
+        notebook = nbformat.read(draft, as_version=4)
+        outputs = {}
+        for made in sorted(p for p in figures.rglob("*") if p.is_file()):
+            relative = made.relative_to(figures)
+            outputs[relative.as_posix()] = _checksum(made)
+            with atomic_path(figures_dir(page.profile.name) / relative) as partial:
+                shutil.copyfile(made, partial)
+        notebook.metadata["ltlib"] = {"key": page.key(), "outputs": outputs, "parameters": page.parameters}
+        with atomic_path(page.executed) as partial:
+            nbformat.write(notebook, partial)
+        failed.unlink(missing_ok=True)
+
+
+def _kernel_config():
+    """Talk to the kernel through files instead of TCP ports, which can collide, where their path is short enough."""
+    from jupyter_core.paths import jupyter_runtime_dir
+    from traitlets.config import Config
+
+    longest = len(jupyter_runtime_dir()) + len("/kernel-00000000-0000-0000-0000-000000000000.json-ipc-5")
+    return Config({"KernelManager": {"transport": "ipc"}} if os.name == "posix" and longest < 100 else {})
+
+
+def execute_stale(profile: Profile, say: Callable[[str], None] = print) -> None:
+    """Execute every page that is not fresh, one at a time (parallel kernels collide). Raises NotebookFailed at the first."""
+    sweep(profile)
+    todo = [page for page in pages(profile) if page.state() != "fresh"]
+    say(f"{profile.name}: {len(pages(profile)) - len(todo)} notebooks are up to date, {len(todo)} to run")
+    for number, page in enumerate(todo, 1):
+        say(f"[{number}/{len(todo)}] {page.name}")
+        execute(page, say)
+
+
+def sweep(profile: Profile) -> None:
+    """Remove the temporary folders of notebooks that were killed."""
+    for left in (build_dir(profile.name) / "notebooks").glob(".*-*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+
+
+INDEX = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title><style>body{{font:1.1rem/1.6 system-ui;max-width:44rem;margin:3rem auto;padding:0 1rem}}</style>
+<h1>The long-tail workbook</h1><p>Profile <b>{name}</b>. {title}.</p><ol>
+{items}
+</ol></html>
+"""
+
+
+def write_html(profile: Profile, say: Callable[[str], None] = print) -> Path:
+    """Turn every executed notebook whose HTML is older than it into a page of HTML; return the index."""
+    from nbconvert import HTMLExporter
+
+    index = build_dir(profile.name) / "html" / "index.html"
+    items = []
+    for page in pages(profile):
+        if not page.executed.exists():
+            continue
+        mark = f"<!-- made from {_checksum(page.executed)} -->"
+        if not page.html.exists() or not page.html.read_text().endswith(mark):
+            body, _ = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_filename(str(page.executed))
+            with atomic_path(page.html) as partial:
+                partial.write_text(body + mark)
+        items.append(f'<li><a href="{page.name}.html">{page.title}</a></li>')
+    with atomic_path(index) as partial:
+        partial.write_text(INDEX.format(name=profile.name, title=profile.title, items="\n".join(items)))
+    return index

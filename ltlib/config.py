@@ -1,0 +1,394 @@
+"""What is to be computed: profiles, run configurations, and where their files lie.
+
+A *profile* (a TOML file in ``ltlib/profiles``) names data, backbones, losses, seeds and recipe. It unfolds
+into :class:`RunConfig` values, one per training run. Everything here is frozen and checked when it is built,
+so that a mistake in a profile is an error that names the key, and never a run of something else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import threading
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+PROFILES = Path(__file__).resolve().parent / "profiles"
+
+LOSS_NAMES = ("softmax", "weighted_softmax", "focal", "class_balanced", "balanced_softmax", "ldam", "equalization")
+HEADS = ("linear", "cosine")
+TRAIN_SETS = ("balanced", "longtailed")
+
+
+class ConfigError(ValueError):
+    """A profile, a run or an environment variable asks for something that cannot be meant."""
+
+
+# ----------------------------------------------------------------------------------------------- places
+
+
+def output_root() -> Path:
+    """Folder that holds build/, results/ and figures/: the project, or ``LTLIB_OUT`` where it is set."""
+    return Path(os.environ.get("LTLIB_OUT") or ROOT)
+
+
+def data_dir() -> Path:
+    """Folder of the data sets: ``data/`` of the project, or ``LTLIB_DATA`` where it is set."""
+    return Path(os.environ.get("LTLIB_DATA") or ROOT / "data")
+
+
+def results_dir(profile: str) -> Path:
+    return output_root() / "results" / profile
+
+
+def figures_dir(profile: str) -> Path:
+    return output_root() / "figures" / profile
+
+
+def build_dir(profile: str) -> Path:
+    return output_root() / "build" / profile
+
+
+def cache_dir() -> Path:
+    """What is dear to compute and shared by profiles: features of frozen backbones, pretrained small ones."""
+    return output_root() / "build" / "cache"
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path):
+    """Yield a temporary path beside ``path``; it becomes ``path`` only if the block ends without an error.
+
+    A process that is killed half way leaves the old file, or none, and never half of a new one.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp{path.suffix}")
+    try:
+        yield partial
+        with open(partial, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------------------- what a run is made of
+
+
+def _require(condition: bool, name: str, value, expected: str) -> None:
+    if not condition:
+        raise ConfigError(f"{name} = {value!r}: expected {expected}")
+
+
+def _require_one_of(name: str, value, allowed) -> None:
+    if value not in allowed:
+        close = difflib.get_close_matches(str(value), [str(a) for a in allowed], n=1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ConfigError(f"{name} = {value!r}: expected one of {', '.join(map(str, allowed))}{hint}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How training, validation and test sets are cut from a data set.
+
+    max_count         training images of the largest class in the long-tailed set (n_0)
+    balanced_count    training images per class in the balanced set
+    val_per_class     validation images per class, taken from the training images that were not selected; a class
+                      that was selected whole has none
+    test_per_class    test images per class of the balanced test set
+    longtailed_test   whether there is a long-tailed test set too, n_c = max(1, int(test_per_class IF^(-c/(C-1))))
+    groups            "thesis" (thirds of the classes) or "survey" (> 100, 20 to 100, < 20 training images)
+    imbalance_factor  n_0 / n_(C-1) of the long-tailed sets
+    data_seed         seed of the selection; one for all training seeds, as in the literature
+    """
+
+    name: str
+    max_count: int
+    balanced_count: int
+    val_per_class: int
+    test_per_class: int
+    longtailed_test: bool
+    groups: str
+    imbalance_factor: float = 100.0
+    data_seed: int = 0
+
+    def __post_init__(self):
+        _require_one_of("groups", self.groups, ("thesis", "survey"))
+        for name in ("max_count", "balanced_count", "test_per_class"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        _require(self.val_per_class >= 0, "val_per_class", self.val_per_class, "at least 0")
+        _require(self.imbalance_factor >= 1, "imbalance_factor", self.imbalance_factor, "at least 1")
+        _require(self.data_seed >= 0, "data_seed", self.data_seed, "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model is trained.
+
+    schedule "cosine" warms up linearly for ``warmup_epochs`` and falls to 0; "step" multiplies the rate by
+    ``decay`` at each epoch of ``milestones``. ``crop_padding`` is in pixels of the original image.
+    ``precision`` is that of the forward pass; losses are always computed in float32. In mode "probe" the
+    forward pass through the frozen backbone has this precision and the head is trained in float32.
+    """
+
+    epochs: int
+    batch_size: int
+    optimizer: str
+    lr: float
+    resolution: int
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    schedule: str = "cosine"
+    warmup_epochs: float = 0.0
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
+    crop_padding: int = 0
+    flip: bool = False
+    precision: str = "float32"
+
+    def __post_init__(self):
+        _require_one_of("optimizer", self.optimizer, ("adamw", "adam", "sgd"))
+        _require_one_of("schedule", self.schedule, ("cosine", "step"))
+        _require_one_of("precision", self.precision, ("float32", "bfloat16"))
+        for name in ("epochs", "batch_size", "resolution"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("weight_decay", "warmup_epochs", "crop_padding"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        _require(self.lr > 0, "lr", self.lr, "a number above 0")
+        _require(0 <= self.momentum < 1, "momentum", self.momentum, "0 <= momentum < 1")
+        _require(0 < self.decay <= 1, "decay", self.decay, "0 < decay <= 1")
+        _require(self.warmup_epochs < self.epochs, "warmup_epochs", self.warmup_epochs, f"below epochs = {self.epochs}")
+        _require(self.schedule == "step" or not self.milestones, "milestones", self.milestones, 'none, or schedule = "step"')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """How the small backbones of the embedded data set are pretrained: on ``images`` clean pairs of digits."""
+
+    images: int
+    recipe: Recipe
+    seed: int = 0
+
+    def __post_init__(self):
+        _require(self.images >= 1, "images", self.images, "at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One training run. Equal configs are the same run; ``profile`` only says where its files lie.
+
+    loss_options  (name, value) pairs for :func:`ltlib.losses.build_loss`, sorted by name
+    head          "linear" or "cosine"; empty means the one that the loss needs
+    drw           deferred re-weighting (ldam only): class-balanced weights (beta 0.9999) from this fraction of
+                  the epochs on; None means never
+    """
+
+    dataset: str
+    protocol: Protocol
+    train_set: str
+    backbone: str
+    loss: str
+    seed: int
+    mode: str
+    recipe: Recipe
+    loss_options: tuple[tuple[str, typing.Any], ...] = ()
+    head: str = ""
+    drw: float | None = None
+    pretraining: Pretraining | None = None
+    profile: str = "custom"
+
+    def __post_init__(self):
+        _require_one_of("loss", self.loss, LOSS_NAMES)
+        _require_one_of("train_set", self.train_set, TRAIN_SETS)
+        _require_one_of("mode", self.mode, ("finetune", "probe"))
+        _require(self.seed >= 0, "seed", self.seed, "at least 0")
+        object.__setattr__(self, "loss_options", tuple(sorted(dict(self.loss_options).items())))
+        needed = "cosine" if self.loss == "ldam" else "linear"
+        object.__setattr__(self, "head", self.head or needed)
+        _require_one_of("head", self.head, HEADS)
+        if self.head != needed:
+            raise ConfigError(
+                f"head = {self.head!r} with loss = {self.loss!r}: expected head = {needed!r}. ldam subtracts its margins from "
+                "cosines and scales them itself; the other losses need unbounded logits. Leave head out to get the right one."
+            )
+        if self.drw is not None:
+            _require(self.loss == "ldam", "drw", self.drw, f"loss = 'ldam', not {self.loss!r}; leave drw out")
+            _require(0 <= self.drw < 1, "drw", self.drw, "a fraction of the epochs, 0 <= drw < 1")
+
+    def to_dict(self) -> dict:
+        """The config as plain JSON values, without what does not change the result (``profile``)."""
+        values = dataclasses.asdict(self)
+        del values["profile"]
+        values["loss_options"] = dict(self.loss_options)
+        return json.loads(json.dumps(values))
+
+    @property
+    def id(self) -> str:
+        """Readable name and a hash of the canonical JSON: the name of every file of this run."""
+        canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
+        return f"{self.backbone}-{self.protocol.name}-{self.train_set}-{self.loss}-s{self.seed}-{digest}"
+
+    def describe(self) -> str:
+        return f"{self.backbone}, {self.protocol.name} {self.train_set}, {self.loss}, seed {self.seed}"
+
+
+# -------------------------------------------------------------------------------------------- profiles
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A named set of runs. ``configs()`` lists them; ``deviations`` are printed beside its results."""
+
+    name: str
+    title: str
+    dataset: str
+    mode: str
+    backbones: tuple[str, ...]
+    losses: tuple[str, ...]
+    seeds: tuple[int, ...]
+    protocols: tuple[Protocol, ...]
+    recipe: Recipe
+    recipe_by_backbone: dict = field(default_factory=dict)
+    train_sets: tuple[str, ...] = TRAIN_SETS
+    loss_options: dict = field(default_factory=dict)
+    drw: float | None = None
+    pretraining: Pretraining | None = None
+    deviations: tuple[str, ...] = ()
+    path: str = ""  # what load_profile was given: the name, or a TOML file
+
+    def configs(self) -> list[RunConfig]:
+        """Every run of the profile, in the order of the tables."""
+        return [
+            self.config(backbone, loss, train_set, seed, protocol)
+            for backbone in self.backbones
+            for protocol in self.protocols
+            for train_set in self.train_sets
+            for loss in self.losses
+            for seed in self.seeds
+        ]
+
+    def config(self, backbone: str, loss: str, train_set: str, seed: int, protocol: Protocol | str) -> RunConfig:
+        """One run of the profile."""
+        if isinstance(protocol, str):
+            protocol = self.protocol(protocol)
+        return RunConfig(
+            dataset=self.dataset,
+            protocol=protocol,
+            train_set=train_set,
+            backbone=backbone,
+            loss=loss,
+            seed=seed,
+            mode=self.mode,
+            recipe=dataclasses.replace(self.recipe, **self.recipe_by_backbone.get(backbone, {})),
+            loss_options=tuple(self.loss_options.get(loss, {}).items()),
+            drw=self.drw if loss == "ldam" else None,
+            pretraining=self.pretraining,
+            profile=self.name,
+        )
+
+    def protocol(self, name: str) -> Protocol:
+        """The profile's protocol of this name."""
+        _require_one_of("protocol", name, [p.name for p in self.protocols])
+        return next(p for p in self.protocols if p.name == name)
+
+
+def profile_names() -> list[str]:
+    return sorted(path.stem for path in PROFILES.glob("*.toml"))
+
+
+def load_profile(name: str, backbones=(), losses=(), seeds=()) -> Profile:
+    """Read ``ltlib/profiles/<name>.toml``, or a TOML file of your own given by its path.
+
+    ``backbones``, ``losses`` and ``seeds`` narrow or replace the profile's own, as ``BACKBONES=``, ``LOSSES=``
+    and ``SEEDS=`` do for make. Raises ConfigError for unknown keys, wrong types and impossible values.
+    """
+    path = Path(name) if str(name).endswith(".toml") else PROFILES / f"{name}.toml"
+    if not path.exists():
+        raise ConfigError(f"PROFILE = {name!r}: expected one of {', '.join(profile_names())}, or the path of a TOML file")
+    try:
+        table = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path.name}: not valid TOML: {error}") from None
+    table["protocols"] = [{"name": key, **value} for key, value in _table(table, "protocols", path.name).items()]
+    for key, chosen in (("backbones", backbones), ("losses", losses), ("seeds", seeds)):
+        if chosen:
+            table[key] = list(chosen)
+    for key in ("name", "path"):
+        if key in table:
+            raise ConfigError(f"{path.name}: the key {key!r} is not to be set: the file's name is the profile's")
+    given = str(path.resolve()) if path.parent != PROFILES else path.stem
+    profile = _from_table(Profile, {"name": path.stem, "path": given, **table}, path.name)
+    for loss in (*profile.losses, *profile.loss_options):
+        _require_one_of(f"{path.name}: losses", loss, LOSS_NAMES)
+    for key in ("backbones", "losses", "seeds", "protocols", "train_sets"):
+        values = getattr(profile, key)
+        _require(values, f"{path.name}: {key}", values, "at least one")
+        _require(len(set(values)) == len(values), f"{path.name}: {key}", values, "each one once")
+    recipe_fields = {f.name for f in dataclasses.fields(Recipe)}
+    for backbone, override in profile.recipe_by_backbone.items():
+        for key in override:
+            _require_one_of(f"{path.name}: recipe_by_backbone.{backbone}", key, recipe_fields)
+        merged = dataclasses.asdict(profile.recipe) | override
+        _from_table(Recipe, merged, f"{path.name}: recipe_by_backbone.{backbone}")
+    profile.configs()  # an impossible run is an error now, not in the middle of the night
+    return profile
+
+
+def _table(table: dict, key: str, where: str) -> dict:
+    value = table.get(key)
+    if not isinstance(value, dict) or not all(isinstance(v, dict) for v in value.values()):
+        raise ConfigError(f"{where}: {key}: expected tables like [{key}.thesis]")
+    return value
+
+
+def _from_table(cls, table: dict, where: str):
+    """Build a dataclass from a TOML table; unknown or missing keys and wrong types raise ConfigError."""
+    hints = typing.get_type_hints(cls)
+    for key in table:
+        _require_one_of(f"{where}: key", key, hints)
+    for f in dataclasses.fields(cls):
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING and f.name not in table:
+            raise ConfigError(f"{where}: the key {f.name!r} is missing ({_type_name(hints[f.name])})")
+    values = {key: _convert(value, hints[key], f"{where}: {key}") for key, value in table.items()}
+    try:
+        return cls(**values)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _convert(value, kind, where: str):
+    origin = typing.get_origin(kind)
+    if origin is types.UnionType:
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+        return None if value is None else _convert(value, kind, where)
+    if dataclasses.is_dataclass(kind):
+        return _from_table(kind, value, where) if isinstance(value, dict) else _wrong_type(value, kind, where)
+    if origin is tuple:
+        inner = typing.get_args(kind)[0]
+        if not isinstance(value, list | tuple):
+            _wrong_type(value, kind, where)
+        return tuple(_convert(v, inner, f"{where}[{i}]") for i, v in enumerate(value))
+    if kind is float and type(value) is int:
+        return float(value)
+    return value if type(value) is kind else _wrong_type(value, kind, where)
+
+
+def _wrong_type(value, kind, where: str):
+    raise ConfigError(f"{where} = {value!r}: expected {_type_name(kind)}")
+
+
+def _type_name(kind) -> str:
+    names = {int: "a whole number", float: "a number (write 1.0e-4, not 1e-4 in quotes)", str: "a string in quotes",
+             bool: "true or false", dict: "a table"}
+    if typing.get_origin(kind) is tuple:
+        return "a list"
+    return names.get(kind, "a table" if dataclasses.is_dataclass(kind) else str(kind))

@@ -1,0 +1,230 @@
+"""Where images come from. Each data set gives uint8 images (N, H, W, 3), int64 labels (N,), names and checksums.
+
+CIFAR-100 comes from ``cifar100.npz`` in ``LTLIB_DATA``, or from the official archive through torchvision. The
+embedded data set "digits" is made on the spot from the handwriting that scikit-learn ships.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import tarfile
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from ltlib.config import ConfigError, data_dir
+
+NUM_CLASSES = {"cifar100": 100, "digits": 100}
+
+
+class DataError(RuntimeError):
+    """A data set is missing, damaged, or not what it should be."""
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A labelled data set.
+
+    train_images, test_images  (N, H, W, 3) uint8
+    train_labels, test_labels  (N,) int64, 0 to C - 1
+    class_names                C strings
+    checksums                  sha256 of each array's bytes, and where they came from
+    """
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+    checksums: dict[str, str]
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+
+@functools.cache
+def load_dataset(name: str) -> ImageData:
+    """Load "cifar100" or "digits". Raises ConfigError for another name, DataError if the data are not to be had."""
+    loaders = {"cifar100": _cifar100, "digits": digit_pairs}
+    if name not in loaders:
+        raise ConfigError(f"dataset = {name!r}: expected one of {', '.join(loaders)}")
+    return loaders[name]()
+
+
+def sha256(array: np.ndarray) -> str:
+    """Checksum of an array's bytes in C order."""
+    return hashlib.sha256(np.ascontiguousarray(array).data).hexdigest()
+
+
+def _make(name, x_train, y_train, x_test, y_test, class_names, origin) -> ImageData:
+    arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+    y_train, y_test = y_train.astype(np.int64), y_test.astype(np.int64)
+    checksums = {"origin": origin} | {key: sha256(value) for key, value in arrays.items()}
+    for array in (x_train, y_train, x_test, y_test):
+        array.setflags(write=False)  # shared by every run of a process
+    return ImageData(name, x_train, y_train, x_test, y_test, tuple(map(str, class_names)), checksums)
+
+
+# ------------------------------------------------------------------------------------------- CIFAR-100
+
+_NPZ_SHAPES = {"x_train": (50000, 32, 32, 3), "y_train": (50000,), "x_test": (10000, 32, 32, 3), "y_test": (10000,),
+               "class_names": (100,)}
+
+
+def _cifar100() -> ImageData:
+    npz = data_dir() / "cifar100.npz"
+    return _cifar100_npz(npz) if npz.exists() else _cifar100_torchvision(data_dir())
+
+
+def _cifar100_npz(path: Path) -> ImageData:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in _NPZ_SHAPES}
+    except Exception as error:  # zipfile, zlib, NumPy and KeyError: all mean the same to the user
+        raise DataError(f"{path}: not readable as an .npz with {', '.join(_NPZ_SHAPES)} ({error}). "
+                        "Make or copy the file again, or remove it to use the official archive.") from None
+    for key, shape in _NPZ_SHAPES.items():
+        if arrays[key].shape != shape:
+            raise DataError(f"{path}: {key} has shape {arrays[key].shape}, expected {shape}")
+    for key in ("x_train", "x_test"):
+        if arrays[key].dtype != np.uint8:
+            raise DataError(f"{path}: {key} has dtype {arrays[key].dtype}, expected uint8 (0 to 255)")
+    for key, per_class in (("y_train", 500), ("y_test", 100)):
+        labels = arrays[key]
+        if labels.dtype.kind not in "iu" or labels.min() < 0 or np.any(np.bincount(labels, minlength=100) != per_class):
+            raise DataError(f"{path}: {key} should hold whole numbers 0 to 99, each {per_class} times")
+    return _make("cifar100", *(arrays[key] for key in _NPZ_SHAPES), f"{path.name}")
+
+
+def _cifar100_torchvision(root: Path) -> ImageData:
+    from torchvision.datasets import CIFAR100
+
+    folder, archive = root / CIFAR100.base_folder, root / CIFAR100.filename
+    if not folder.exists():
+        if not archive.exists():
+            try:
+                download(CIFAR100.url, archive, CIFAR100.tgz_md5)
+            except OSError as error:
+                raise DataError(
+                    f"CIFAR-100 is not in {root} and could not be downloaded ({error}). Two ways to get it:\n"
+                    f"  1. download {CIFAR100.url} on any machine (the download here resumes where it stopped) and put "
+                    f"{archive.name} into {root};\n"
+                    f"  2. put cifar100.npz ({', '.join(_NPZ_SHAPES)}) into {root}.\n"
+                    "LTLIB_DATA names another folder."
+                ) from error
+        check_md5(archive, CIFAR100.tgz_md5)
+        with tarfile.open(archive) as tar:
+            tar.extractall(root, filter="data")
+    try:
+        # torchvision checks the md5 of every file before it unpickles it
+        train, test = CIFAR100(root, train=True), CIFAR100(root, train=False)
+    except RuntimeError as error:
+        raise DataError(f"{folder}: the files are incomplete or damaged ({error}). Remove the folder and run again.") from None
+    return _make("cifar100", train.data, np.asarray(train.targets, np.uint8), test.data,
+                 np.asarray(test.targets, np.uint8), train.classes, archive.name)
+
+
+def check_md5(path: Path, expected: str) -> None:
+    """Raise DataError unless the file has this MD5 checksum (the only one that the authors publish)."""
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+    if found != expected:
+        raise DataError(f"{path}: its MD5 checksum is {found}, expected {expected}. Remove the file and run again.")
+
+
+def download(url: str, path: Path, md5: str) -> None:
+    """Download ``url`` to ``path`` with a progress bar; go on where an earlier attempt stopped; check the MD5.
+
+    The unfinished file is ``<path>.part``. Raises OSError if the server is out of reach or breaks off (what has come
+    is kept), DataError if the finished file is not the expected one (it is removed).
+    """
+    part = path.with_name(path.name + ".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=20)
+    except urllib.error.HTTPError as error:
+        if error.code != 416:  # 416: nothing is left to fetch
+            raise
+        response = None
+    if response is not None:
+        with response:
+            resumed = response.status == 206
+            total = int(response.headers.get("Content-Length", 0)) + (have if resumed else 0)
+            with open(part, "ab" if resumed else "wb") as file, tqdm(
+                total=total or None, initial=have if resumed else 0, unit="B", unit_scale=True, desc=path.name
+            ) as bar:
+                while block := response.read(1 << 18):
+                    file.write(block)
+                    bar.update(len(block))
+        if total and part.stat().st_size < total:
+            raise OSError(f"the server broke off after {part.stat().st_size} of {total} bytes; run again to go on")
+    try:
+        check_md5(part, md5)
+    except DataError:
+        part.unlink()
+        raise
+    part.replace(path)
+
+
+# ----------------------------------------------------------------------------------- the embedded data set
+
+DIGITS_TRAIN_PER_CLASS = 110  # 100 for training and 10 for validation
+DIGITS_TEST_PER_CLASS = 50
+_POOLS = {"pretrain": (0.0, 0.5), "train": (0.5, 0.75), "test": (0.75, 1.0)}
+_SIZE = 14  # pixels of a digit's side on the 32 x 32 canvas
+
+
+def digit_pairs(seed: int = 0) -> ImageData:
+    """100 classes "00" to "99": two handwritten digits side by side, coloured and noisy, on 32 x 32 pixels.
+
+    Training and test images use disjoint handwriting (a quarter of scikit-learn's ``load_digits`` each), disjoint
+    from that of :func:`digit_pairs_for_pretraining`. Deterministic in ``seed``.
+    """
+    x_train, y_train = _pairs("train", DIGITS_TRAIN_PER_CLASS, seed, clean=False)
+    x_test, y_test = _pairs("test", DIGITS_TEST_PER_CLASS, seed, clean=False)
+    names = [f"{c:02d}" for c in range(100)]
+    return _make("digits", x_train, y_train, x_test, y_test, names, f"scikit-learn load_digits, seed {seed}")
+
+
+def digit_pairs_for_pretraining(images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Balanced, clean, white on black pairs from the pretraining pool: images (N, 32, 32, 3) uint8, labels (N,)."""
+    return _pairs("pretrain", -(-images // 100), seed, clean=True)
+
+
+def _pairs(pool: str, per_class: int, seed: int, clean: bool) -> tuple[np.ndarray, np.ndarray]:
+    from scipy.ndimage import zoom
+    from sklearn.datasets import load_digits
+
+    source = load_digits()
+    glyphs = zoom(source.images / 16.0, (1, _SIZE / 8, _SIZE / 8), order=1)  # (1797, 14, 14) in [0, 1]
+    rng = np.random.default_rng([seed, list(_POOLS).index(pool)])
+    low, high = _POOLS[pool]
+    by_digit = []
+    for digit in range(10):
+        writings = np.flatnonzero(source.target == digit)
+        writings = np.random.default_rng([seed, 10, digit]).permutation(writings)  # the same cut for every pool
+        by_digit.append(writings[int(low * len(writings)) : int(high * len(writings))])
+
+    labels = np.repeat(np.arange(100), per_class)
+    count = len(labels)
+    canvas = np.zeros((count, 32, 32))
+    for digits, left in ((labels // 10, 0), (labels % 10, 16)):
+        pick = np.array([by_digit[d][i % len(by_digit[d])] for d, i in zip(digits, rng.integers(0, 10_000, count), strict=True)])
+        top, shift = rng.integers(8, 11, count), rng.integers(0, 16 - _SIZE + 1, count)  # within 1 px of the middle
+        rows = top[:, None, None] + np.arange(_SIZE)[None, :, None]
+        columns = (left + shift)[:, None, None] + np.arange(_SIZE)[None, None, :]
+        canvas[np.arange(count)[:, None, None], rows, columns] = glyphs[pick]
+    images = np.repeat(canvas[..., None], 3, axis=3)
+    if not clean:
+        paper, ink = rng.uniform(0, 0.4, (count, 1, 1, 3)), rng.uniform(0.5, 1, (count, 1, 1, 3))
+        images = paper + images * (ink - paper) + rng.normal(0, 0.1, images.shape)
+    return (images.clip(0, 1) * 255).round().astype(np.uint8), labels

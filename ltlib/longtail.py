@@ -1,0 +1,146 @@
+"""Long-tailed class counts, the selection of images, evaluation splits, head/middle/tail groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ltlib.config import ConfigError, Protocol
+from ltlib.datasets import ImageData
+
+GROUPS = ("head", "middle", "tail")
+
+
+def class_counts(num_classes: int = 100, max_count: int = 500, imbalance_factor: float = 100, minimum: int | None = None) -> np.ndarray:
+    """Images per class of an exponential long tail, n_c = int(max_count * IF^(-c / (C - 1))).
+
+    Arguments
+        num_classes       C >= 1
+        max_count         n_0, images of the most frequent class
+        imbalance_factor  IF = n_0 / n_(C-1) >= 1; 1 gives equal counts
+        minimum           raise smaller counts to this (the thesis's test set uses 1); None refuses counts below 1
+    Returns (C,) int64, not increasing. The defaults give CIFAR100-LT: 10,847 images.
+    Raises ConfigError for IF < 1, C < 1, or counts below 1 (it names the classes).
+    Source: Cao et al. 2019 (LDAM-DRW), ``get_img_num_per_cls``; Cui et al. 2019.
+    """
+    if num_classes < 1 or max_count < 1:
+        raise ConfigError(f"num_classes = {num_classes}, max_count = {max_count}: expected at least 1 of each")
+    if not (np.isfinite(imbalance_factor) and imbalance_factor >= 1):
+        raise ConfigError(f"imbalance_factor = {imbalance_factor}: expected a number >= 1 (1 is balanced, 100 is CIFAR100-LT)")
+    # the official order of operations, so that int() cuts at the same places
+    ratio = 1 / imbalance_factor
+    counts = np.array([int(max_count * ratio ** (c / max(num_classes - 1, 1))) for c in range(num_classes)], dtype=np.int64)
+    if minimum is not None:
+        counts = np.maximum(counts, minimum)
+    check_counts(counts)
+    return counts
+
+
+def check_counts(counts: np.ndarray) -> None:
+    """Raise ConfigError if a class has less than one image: log n and n^(-1/4) need n >= 1."""
+    empty = np.flatnonzero(np.asarray(counts) < 1)
+    if len(empty):
+        raise ConfigError(
+            f"classes {', '.join(map(str, empty[:10]))}{' ...' if len(empty) > 10 else ''} would have fewer than 1 image: "
+            "expected at least 1 in every class. Lower imbalance_factor or raise max_count."
+        )
+
+
+def shuffled_by_class(labels: np.ndarray, seed: int) -> list[np.ndarray]:
+    """Indices of each class in random order: one ``RandomState(seed)``, class by class, as LDAM-DRW does it.
+
+    labels (N,) -> list of C index arrays. The first n of each are the images that LDAM-DRW keeps.
+    """
+    random = np.random.RandomState(seed)
+    order = []
+    for label in np.unique(labels):
+        index = np.flatnonzero(labels == label)
+        random.shuffle(index)
+        order.append(index)
+    return order
+
+
+def select(labels: np.ndarray, counts: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Indices of ``counts[c]`` images of each class c, class by class. Raises ConfigError if a class has fewer."""
+    order = shuffled_by_class(labels, seed)
+    if len(order) != len(counts):
+        raise ConfigError(f"counts for {len(counts)} classes, but the labels hold {len(order)} classes")
+    for label, (index, count) in enumerate(zip(order, counts, strict=True)):
+        if count > len(index):
+            raise ConfigError(f"class {label}: {count} images asked for, but there are {len(index)}; lower max_count")
+    return np.concatenate([index[:count] for index, count in zip(order, counts, strict=True)])
+
+
+def groups(kind: str, class_counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Class ids of head, middle and tail.
+
+    kind "thesis": thirds of the classes by falling count, the tail taking the rest (33, 33 and 34 of 100; with
+    falling counts the ids 0-32, 33-65, 66-99). kind "survey": more than 100, 20 to 100, fewer than 20 training
+    images (35, 35 and 30 classes of CIFAR100-LT at IF 100); a group can be empty.
+    """
+    counts = np.asarray(class_counts)
+    if kind == "thesis":
+        by_count = np.argsort(-counts, kind="stable")
+        third = len(counts) // 3
+        parts = (by_count[:third], by_count[third : 2 * third], by_count[2 * third :])
+    elif kind == "survey":
+        parts = (np.flatnonzero(counts > 100), np.flatnonzero((counts >= 20) & (counts <= 100)), np.flatnonzero(counts < 20))
+    else:
+        raise ConfigError(f"groups {kind!r}: expected 'thesis' or 'survey'")
+    return {name: np.sort(part) for name, part in zip(GROUPS, parts, strict=True)}
+
+
+def longtailed_counts(protocol: Protocol, num_classes: int) -> np.ndarray:
+    """(C,) training counts of the protocol's long-tailed set; they define its groups for both training sets."""
+    return class_counts(num_classes, protocol.max_count, protocol.imbalance_factor)
+
+
+def train_counts(protocol: Protocol, train_set: str, num_classes: int) -> np.ndarray:
+    """(C,) training counts of the "balanced" or the "longtailed" training set."""
+    if train_set == "balanced":
+        return np.full(num_classes, protocol.balanced_count, dtype=np.int64)
+    return longtailed_counts(protocol, num_classes)
+
+
+def test_counts(protocol: Protocol, num_classes: int) -> np.ndarray:
+    """(C,) counts of the long-tailed test set, max(1, int(test_per_class IF^(-c / (C - 1))))."""
+    return class_counts(num_classes, protocol.test_per_class, protocol.imbalance_factor, minimum=1)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Index arrays into the training images (train, val) and the test images (tests, by evaluation set)."""
+
+    train: np.ndarray
+    val: np.ndarray
+    tests: dict[str, np.ndarray]
+
+
+def make_splits(data: ImageData, protocol: Protocol, train_set: str) -> Splits:
+    """Cut the training, validation and evaluation sets of a protocol.
+
+    train   the first n_c of each class in the shuffled order
+    val     the last ``val_per_class`` of each class, as far as they are not in train: always training images, never
+            test images. With pools larger than n_c (protocol "thesis") every class has its full number.
+    tests   "balanced", and "longtailed" where the protocol has it (a subset of "balanced"). "longtailed" is cut
+            into "head", "middle", "tail"; "balanced" into "balanced_head", "balanced_middle", "balanced_tail".
+    """
+    order = shuffled_by_class(data.train_labels, protocol.data_seed)
+    counts = train_counts(protocol, train_set, data.num_classes)
+    train = select(data.train_labels, counts, protocol.data_seed)
+    val = [index[max(count, len(index) - protocol.val_per_class) :] for index, count in zip(order, counts, strict=True)]
+
+    def test_set(counts):
+        return np.sort(select(data.test_labels, counts, protocol.data_seed))
+
+    ids = groups(protocol.groups, longtailed_counts(protocol, data.num_classes))
+    tests = {"balanced": test_set(np.full(data.num_classes, protocol.test_per_class))}
+    if protocol.longtailed_test:
+        tests["longtailed"] = test_set(test_counts(protocol, data.num_classes))
+    for base, prefix in (("longtailed", ""), ("balanced", "balanced_")):
+        for name in GROUPS if base in tests else ():
+            member = tests[base][np.isin(data.test_labels[tests[base]], ids[name])]
+            if len(member):
+                tests[prefix + name] = member
+    return Splits(train=train, val=np.concatenate(val), tests=tests)

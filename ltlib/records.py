@@ -1,0 +1,139 @@
+"""One JSON file per finished run, and the table of results made from them.
+
+A record holds ``config``, ``results`` (digit for digit the same whenever the run is repeated on the same kind of
+machine) and ``provenance`` (data and weights checksums, code, libraries, device, time). ``status`` is "done" or
+"diverged"; a diverged run is kept, so that it is not tried again, and never reaches a table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import platform
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from ltlib.config import ROOT, Profile, RunConfig, atomic_path, build_dir, load_profile, results_dir
+from ltlib.datasets import NUM_CLASSES
+from ltlib.longtail import train_counts
+from ltlib.losses import equals_softmax
+
+SCHEMA = 1
+
+
+class RecordError(RuntimeError):
+    """A record's file cannot be what a run of this version wrote."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run found. ``results`` is empty for a diverged run, whose ``note`` says what happened."""
+
+    id: str
+    status: str
+    config: dict
+    results: dict
+    provenance: dict
+    note: str = ""
+
+    def to_json(self) -> str:
+        return json.dumps({"schema": SCHEMA} | dataclasses.asdict(self), indent=1, allow_nan=False) + "\n"
+
+
+def computed_as(config: RunConfig) -> RunConfig:
+    """The run that stands for this one: softmax where the loss equals it on these counts, otherwise itself.
+
+    Re-weighting equal counts, or shifting all logits by the same ln n, is softmax cross-entropy by mathematics
+    (:func:`ltlib.losses.equals_softmax`): such runs are computed once, and the tables say so.
+    """
+    counts = train_counts(config.protocol, config.train_set, NUM_CLASSES[config.dataset])
+    if config.loss != "softmax" and equals_softmax(config.loss, counts, **dict(config.loss_options)):
+        return dataclasses.replace(config, loss="softmax", loss_options=())
+    return config
+
+
+def record_path(config: RunConfig) -> Path:
+    return results_dir(config.profile) / f"{config.id}.json"
+
+
+def logits_path(config: RunConfig) -> Path:
+    """Test logits of a run (safetensors: ``balanced`` (N, C) float32, its labels, last epoch)."""
+    return build_dir(config.profile) / "logits" / f"{config.id}.safetensors"
+
+
+def load_record(config: RunConfig) -> Record | None:
+    """The stored record of this very config, or None. Raises RecordError if the file is not a record of it."""
+    path = record_path(config)
+    if not path.exists():
+        return None
+    try:
+        value = json.loads(path.read_text())
+        schema = value.pop("schema")
+        record = Record(**value)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RecordError(f"{path}: not a record ({error}). Remove the file to run it again.") from None
+    if schema != SCHEMA or record.config != config.to_dict() or record.status not in ("done", "diverged"):
+        raise RecordError(f"{path}: a record of schema {schema} (expected {SCHEMA}), or of another config than its name says. "
+                          "Remove the file to run it again.")
+    return record
+
+
+def save_record(config: RunConfig, record: Record) -> None:
+    with atomic_path(record_path(config)) as partial:
+        partial.write_text(record.to_json())
+
+
+@functools.cache
+def code_version() -> dict:
+    """Commit of the code and whether it was changed since; "unknown" outside a git checkout."""
+
+    def git(*args):
+        return subprocess.run(["git", "-C", str(ROOT), *args], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", "ltlib"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": "unknown", "dirty": True}
+
+
+def environment(device) -> dict:
+    """Library and device versions, for the provenance of a record."""
+    import numpy
+    import timm
+    import torch
+
+    name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else platform.processor() or platform.machine()
+    libraries = {module.__name__: module.__version__ for module in (torch, timm, numpy)}
+    return {"code": code_version(), "python": platform.python_version(), "libraries": libraries, "device": str(device), "device_name": name}
+
+
+COLUMNS = ["run_id", "dataset", "protocol", "train_set", "backbone", "loss", "seed", "epoch_choice", "eval_set", "metric", "value",
+           "n", "same_as_softmax"]
+
+
+def load_records(profile: str | Profile, **narrow) -> pd.DataFrame:
+    """All results of a profile as a tidy table: one row per run, evaluation set and metric.
+
+    ``profile`` is a name (``narrow`` as in :func:`ltlib.config.load_profile`) or a Profile. Columns: ``COLUMNS``;
+    ``value`` as a fraction (accuracies, F1) or in nats (losses), ``n`` images; ``epoch_choice`` "last" or "picked" (the epoch
+    with the best validation accuracy, the earliest of equals); ``same_as_softmax`` marks runs that stand for themselves by identity.
+    Missing and diverged runs have no rows.
+    """
+    if isinstance(profile, str):
+        profile = load_profile(profile, **narrow)
+    rows = []
+    for config in profile.configs():
+        source = computed_as(config)
+        record = load_record(source)
+        if record is None or record.status != "done":
+            continue
+        shared = [config.dataset, config.protocol.name, config.train_set, config.backbone, config.loss, config.seed]
+        for choice, result in record.results["evaluations"].items():
+            for eval_set, metrics in result["sets"].items():
+                rows += [[record.id, *shared, choice, eval_set, metric, value, metrics["n"], source is not config]
+                         for metric, value in metrics.items() if metric != "n"]
+    return pd.DataFrame(rows, columns=COLUMNS)

@@ -1,0 +1,252 @@
+"""Tables and figures out of records, for notebooks and for LaTeX."""
+
+from __future__ import annotations
+
+import textwrap
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+
+from ltlib.backbones import backbone_title
+from ltlib.config import ROOT, Profile, atomic_path, figures_dir
+from ltlib.launch import run_state, unique_runs
+from ltlib.metrics import mean_interval, proportion_interval
+
+TEXT_WIDTH = 6.3  # inches: A4 with margins of 2.5 cm
+LOSS_TITLES = {
+    "softmax": "Softmax",
+    "weighted_softmax": "Weighted softmax",
+    "focal": "Focal",
+    "class_balanced": "Class-balanced",
+    "balanced_softmax": "Balanced softmax",
+    "ldam": "LDAM",
+    "equalization": "Equalization",
+}
+SET_TITLES = {"balanced": "Balanced", "longtailed": "Long-tailed", "head": "Head", "middle": "Middle", "tail": "Tail",
+              "balanced_head": "Head", "balanced_middle": "Middle", "balanced_tail": "Tail"}
+TRAIN_TITLES = {"balanced": "balanced", "longtailed": "long-tailed"}
+THESIS_NAMES = {"mobilenetv2": "mobilenetv2", "resnetv2": "resnet50v2", "vit": "vit_b16", "convnext": "convnext_base"}
+GROUP_COLORS = {"head": "#3b6fb6", "middle": "#e0a030", "tail": "#b5403a"}
+DAGGER = "†"
+
+
+def thesis_results() -> pd.DataFrame:
+    """The thesis's printed results, ``data/reference/thesis.csv``: acc1 and f1 as fractions, its loss in nats.
+
+    Rows that the thesis cannot have measured (its ViT LDAM row repeats another one) are left out.
+    """
+    table = pd.read_csv(ROOT / "data" / "reference" / "thesis.csv")
+    return table[~table["note"].fillna("").str.contains("treat as missing")]
+
+
+def thesis_backbone(name: str) -> str | None:
+    """The thesis's backbone of the same family, or None."""
+    return THESIS_NAMES.get(name.split("_")[0])
+
+
+# ------------------------------------------------------------------------------------------ numbers
+
+
+def summarise(records: pd.DataFrame, metric: str = "acc1", epoch_choice: str = "last") -> pd.DataFrame:
+    """Mean and interval over seeds of one metric, for each protocol, training set, backbone, loss and evaluation set.
+
+    Columns: mean; half (half width of the 95 % t interval over seeds, nan for one seed); seeds; low and high (for acc1:
+    Wilson's 95 % interval of the hits of all seeds' mean on n images, the noise of a finite test set); same_as_softmax.
+    Source rows: :func:`ltlib.records.load_records`.
+    """
+    rows = records[(records["metric"] == metric) & (records["epoch_choice"] == epoch_choice)]
+    keys = ["protocol", "train_set", "backbone", "loss", "eval_set"]
+    result = {}
+    for key, group in rows.groupby(keys, sort=False):
+        mean, half = mean_interval(group["value"])
+        n = int(group["n"].iloc[0])
+        low, high = proportion_interval(round(mean * n), n) if metric == "acc1" else (np.nan, np.nan)
+        result[key] = [mean, half, len(group), n, low, high, bool(group["same_as_softmax"].any())]
+    columns = ["mean", "half", "seeds", "n", "low", "high", "same_as_softmax"]
+    return pd.DataFrame.from_dict(result, orient="index", columns=columns).set_axis(
+        pd.MultiIndex.from_tuples(list(result), names=keys) if result else pd.MultiIndex.from_arrays([[]] * 5, names=keys))
+
+
+def number(mean: float, half: float = np.nan, scale: float = 100, digits: int = 1) -> str:
+    """ "84.3", "84.3 ± 0.6" over seeds, or a dash for what is missing."""
+    if not np.isfinite(mean):
+        return "–"
+    text = f"{scale * mean:.{digits}f}"
+    return text if not np.isfinite(half) else f"{text} ± {scale * half:.{digits}f}"
+
+
+class Grid:
+    """A table of numbers with text for each, by backbone and loss, that marks the best of each backbone and column."""
+
+    def __init__(self, profile: Profile):
+        self.profile = profile
+        self.index = [(b, loss) for b in profile.backbones for loss in profile.losses]
+        self.columns: list[tuple[str, str]] = []
+        self.text: list[dict] = []
+        self.best: list[dict] = []
+        self.daggers: set = set()
+
+    def add(self, title: tuple[str, str], values: dict, text: dict, best: str = "max", bold: bool = True) -> None:
+        """Add a column: (backbone, loss) -> value and its text; missing ones become dashes."""
+        marks = {}
+        for backbone in self.profile.backbones if bold else ():
+            known = {loss: values[backbone, loss] for loss in self.profile.losses if np.isfinite(values.get((backbone, loss), np.nan))}
+            if known:
+                target = (max if best == "max" else min)(known.values())
+                marks |= {(backbone, loss): True for loss, value in known.items() if value == target}
+        self.columns.append(title)
+        self.text.append(text)
+        self.best.append(marks)
+
+    def add_summary(self, summary: pd.DataFrame, protocol: str, train_set: str, eval_set: str, title, *, scale=100, digits=1,
+                    best="max", interval=False) -> None:
+        """Add a column from :func:`summarise`. ``interval`` shows [low, high] of the finite test set instead of +-."""
+        values, text = {}, {}
+        for backbone, loss in self.index:
+            key = (protocol, train_set, backbone, loss, eval_set)
+            if key not in summary.index:
+                continue
+            row = summary.loc[key]
+            values[backbone, loss] = row["mean"]
+            if interval:
+                text[backbone, loss] = f"{number(row['mean'])} [{scale * row['low']:.1f}, {scale * row['high']:.1f}]"
+            else:
+                text[backbone, loss] = number(row["mean"], row["half"], scale, digits)
+            if row["same_as_softmax"]:
+                self.daggers.add((backbone, loss))
+        self.add(title, values, text, best)
+
+    def frame(self) -> pd.DataFrame:
+        rows = [[text.get(key, "–") for text in self.text] for key in self.index]
+        names = [(backbone_title(b), LOSS_TITLES[loss] + (DAGGER if (b, loss) in self.daggers else "")) for b, loss in self.index]
+        return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(names, names=["", "Loss"]),
+                            columns=pd.MultiIndex.from_tuples(self.columns))
+
+    def styler(self, css: str = "font-weight: bold"):
+        """The table for a notebook, best of each backbone and column in bold."""
+        marks = [[css if key in best else "" for best in self.best] for key in self.index]
+        frame = self.frame()
+        marks = pd.DataFrame(marks, index=frame.index, columns=frame.columns)
+        return frame.style.apply(lambda _: marks, axis=None)
+
+    def latex(self, notes=()) -> str:
+        """A bare booktabs tabular: a block per backbone, best in bold, notes under the last rule."""
+        blocks, header = [], ""
+        width = len(self.columns) + 1
+        for backbone in self.profile.backbones:
+            styled = self.styler("textbf: --rwrap;")
+            hidden = [row for row in styled.index if row[0] != backbone_title(backbone)]
+            styled = styled.hide(hidden, axis="index").hide(level=0, axis="index") if hidden else styled.hide(level=0, axis="index")
+            styled = styled.format(escape="latex").format_index(escape="latex", axis=0).format_index(escape="latex", axis=1)
+            latex = styled.to_latex(hrules=True, multicol_align="c", column_format="l" + "r" * len(self.columns))
+            header, rest = latex.split("\\midrule\n", 1)
+            body = rest.split("\\bottomrule", 1)[0]
+            blocks.append(f"\\midrule\n\\multicolumn{{{width}}}{{l}}{{\\emph{{{_escape(backbone_title(backbone))}}}}} \\\\\n{body}")
+        if self.daggers:
+            notes = [f"{DAGGER} Equal to softmax on equal class counts by mathematics: computed once.", *notes]
+        lines = [line for note in notes for line in textwrap.wrap(note, 110)]
+        foot = "".join(f"\\multicolumn{{{width}}}{{l}}{{\\scriptsize {_escape(line)}}} \\\\\n" for line in lines)
+        text = header + "".join(blocks) + "\\bottomrule\n" + foot + "\\end{tabular}\n"
+        return text.replace("±", "$\\pm$").replace("–", "--").replace(DAGGER, "$^\\dagger$")
+
+
+def _escape(text: str) -> str:
+    for char in "&%$#_{}":
+        text = text.replace(char, "\\" + char)
+    return text
+
+
+def accuracy_grid(profile: Profile, records: pd.DataFrame, train_set: str) -> Grid:
+    """The thesis's tables 5.1 to 5.10: top-1 accuracy in percent on its five test sets, ours beside the thesis's."""
+    grid, ours, theirs = Grid(profile), summarise(records), thesis_results()
+    theirs = theirs[(theirs["train_set"] == train_set) & (theirs["metric"] == "acc1")].set_index(["backbone", "loss", "eval_set"])["value"]
+    for eval_set in ("balanced", "longtailed", "head", "middle", "tail"):
+        grid.add_summary(ours, "thesis", train_set, eval_set, (SET_TITLES[eval_set], "ours"))
+        printed = {key: theirs.get((thesis_backbone(key[0]), key[1], eval_set), np.nan) for key in grid.index}
+        grid.add((SET_TITLES[eval_set], "thesis"), printed, {key: number(value) for key, value in printed.items()}, bold=False)
+    return grid
+
+
+def groups_grid(profile: Profile, records: pd.DataFrame, protocol: str, train_set: str) -> Grid:
+    """Balanced-test accuracy of the three groups in percent, with Wilson intervals for one seed and +- over several."""
+    grid, summary = Grid(profile), summarise(records)
+    one_seed = len(profile.seeds) == 1
+    sets = ["balanced", "balanced_head", "balanced_middle", "balanced_tail"]
+    if profile.protocol(protocol).longtailed_test:
+        sets.append("tail")
+    for eval_set in sets:
+        top = "Long-tailed test" if eval_set == "tail" else "Balanced test"
+        title = "All" if eval_set == "balanced" else SET_TITLES[eval_set]
+        grid.add_summary(summary, protocol, train_set, eval_set, (top, title), interval=one_seed)
+    return grid
+
+
+def appendix_grid(profile: Profile, records: pd.DataFrame, train_set: str) -> Grid:
+    """The thesis's appendix: cross-entropy (nats), accuracy and support-weighted F1 (percent) on its five test sets.
+
+    Means over seeds. Unlike the thesis's, the loss is plain cross-entropy everywhere, so that rows can be compared.
+    """
+    grid = Grid(profile)
+    for metric, title, scale, digits, best in (("loss", "CE", 1, 2, "min"), ("acc1", "Acc", 100, 1, "max"), ("f1", "F1", 100, 1, "max")):
+        summary = summarise(records, metric).assign(half=np.nan)
+        for eval_set in ("balanced", "longtailed", "head", "middle", "tail"):
+            grid.add_summary(summary, "thesis", train_set, eval_set, (SET_TITLES[eval_set], title), scale=scale, digits=digits, best=best)
+    order = sorted(range(15), key=lambda i: (i % 5, i // 5))
+    grid.columns, grid.text, grid.best = ([part[i] for i in order] for part in (grid.columns, grid.text, grid.best))
+    return grid
+
+
+def missing_runs(profile: Profile) -> list[str]:
+    """Runs without a finished record, each with its state: what the dashes in the tables stand for."""
+    return [f"{run.describe()}: {state}" for run in unique_runs(profile) if (state := run_state(run)) != "done"]
+
+
+# ----------------------------------------------------------------------------------------- files
+
+
+def set_style() -> None:
+    """One look for all figures: sized for print at text width, fonts embedded, legible at 8 points."""
+    sns.set_theme(style="whitegrid", context="paper", palette="colorblind", rc={
+        "font.size": 9, "axes.labelsize": 9, "axes.titlesize": 9, "xtick.labelsize": 8, "ytick.labelsize": 8,
+        "legend.fontsize": 8, "legend.title_fontsize": 8, "pdf.fonttype": 42, "figure.dpi": 120, "axes.grid": True,
+        "grid.linewidth": 0.5, "figure.constrained_layout.use": True,
+    })
+
+
+class Output:
+    """Where a notebook's figures and tables go: ``figures/<profile>`` unless told otherwise."""
+
+    def __init__(self, profile: Profile, folder: str = ""):
+        self.profile = profile
+        self.folder = Path(folder) if folder else figures_dir(profile.name)
+        set_style()
+
+    def figure(self, figure: matplotlib.figure.Figure, name: str) -> None:
+        """Save as a vector PDF, the same bytes for the same figure, and show it in the notebook."""
+        with atomic_path(self.folder / f"{name}.pdf") as partial:
+            figure.savefig(partial, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+        plt.show()
+
+    def frame(self, frame: pd.DataFrame, name: str) -> None:
+        """Save a plain table as ``tables/<name>.tex``, a bare booktabs tabular, and show it in the notebook."""
+        from IPython.display import display
+
+        styled = frame.style.format(escape="latex").format_index(escape="latex", axis=0).format_index(escape="latex", axis=1)
+        latex = styled.to_latex(hrules=True, column_format="l" + "r" * frame.shape[1])
+        with atomic_path(self.folder / "tables" / f"{name}.tex") as partial:
+            partial.write_text(latex.replace("–", "--"))
+        display(frame)
+
+    def table(self, grid: Grid, name: str, notes=()) -> None:
+        """Save as ``tables/<name>.tex``, and show it in the notebook."""
+        from IPython.display import display
+
+        seeds = ", ".join(map(str, self.profile.seeds))
+        counted = f"Seeds: {seeds}." + (" Mean ± half the 95 % t interval over seeds." if len(self.profile.seeds) > 1 else "")
+        with atomic_path(self.folder / "tables" / f"{name}.tex") as partial:
+            partial.write_text(grid.latex([counted, *notes, *self.profile.deviations]))
+        display(grid.styler())
