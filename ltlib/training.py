@@ -108,7 +108,8 @@ def fit(model: nn.Module, loss: Loss, batches: FeatureBatches, recipe: Recipe, s
     """
     device = batches.labels.device
     loss = loss.to(device)
-    optimizer = create_optimizer_v2(model, opt=recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
+    name = {"sgd": "momentum"}.get(recipe.optimizer, recipe.optimizer)  # timm's "sgd" is Nesterov's, the literature's is not
+    optimizer = create_optimizer_v2(model, opt=name, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
     scheduler = LambdaLR(optimizer, lambda step: schedule_factor(recipe, step / len(batches)))
     curve, picked, said = [], None, time.monotonic()
     for epoch in range(recipe.epochs):

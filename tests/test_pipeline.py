@@ -1,0 +1,134 @@
+"""The whole of it in the smoke profile: undisturbed, a second time, and killed with SIGKILL at several moments."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ltlib.__main__ import main
+from ltlib.config import ROOT
+
+COMMAND = [sys.executable, "-m", "ltlib"]
+
+
+def run(out, *arguments, **changes):
+    environment = os.environ | {"LTLIB_OUT": str(out)} | changes
+    return subprocess.run([*COMMAND, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed")
+    result = run(out, "all", "--profile", "smoke", "--jobs", "2")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return out, result.stdout
+
+
+def products(out):
+    """What must not depend on how often the work was interrupted: the tables, and the results of the records."""
+    tables = {p.name: p.read_text() for p in (out / "figures" / "smoke" / "tables").glob("*.tex")}
+    results = {p.name: json.loads(p.read_text())["results"] for p in (out / "results" / "smoke").glob("*.json")}
+    return tables, results
+
+
+def test_it_makes_what_it_names(undisturbed):
+    out, said = undisturbed
+    for place in ("results/smoke", "build/smoke/notebooks", "build/smoke/html/index.html", "figures/smoke", "tables"):
+        assert place in said
+    made = {p.name for p in (out / "build" / "smoke" / "notebooks").iterdir()}
+    assert {"01_dataset_construction.ipynb", "10_backbones.ipynb", "11_finetune_resnetv2_small32.ipynb",
+            "12_head_middle_tail.ipynb"} <= made
+    tables, results = products(out)
+    assert {"accuracy_balanced.tex", "accuracy_longtailed.tex", "appendix_longtailed.tex", "groups_thesis.tex"} <= set(tables)
+    assert len(results) == 20
+
+
+def test_a_second_time_runs_nothing(undisturbed):
+    out, _ = undisturbed
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and p.name != "index.html"}
+    start = time.monotonic()
+    result = run(out, "all", "--profile", "smoke")
+    assert time.monotonic() - start < 20
+    assert "0 to go" in result.stdout
+    assert "0 to run" in result.stdout
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+def test_status_counts_what_is_there(undisturbed):
+    result = run(undisturbed[0], "status", "--profile", "smoke")
+    assert "20 of 20 done" in result.stdout
+    assert "5 fresh" in result.stdout
+
+
+def test_killed_at_three_moments_it_ends_with_the_same_tables(undisturbed, tmp_path):
+    """SIGKILL to make's whole process group: while runs are computed (twice) and while notebooks are executed."""
+    moments = (("results", "*.json", 1), ("results", "*.json", 9), ("build", "notebooks/10_*.ipynb", 1))
+    for top, pattern, count in moments:
+        process = subprocess.Popen([*COMMAND, "all", "--profile", "smoke", "--jobs", "1"], cwd=ROOT, start_new_session=True,
+                                   env=os.environ | {"LTLIB_OUT": str(tmp_path)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 240
+        while len(list((tmp_path / top / "smoke").glob(pattern))) < count:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert len(list(Path(tmp_path / "results" / "smoke").glob("*.json"))) >= min(count, 9)
+    result = run(tmp_path, "all", "--profile", "smoke", "--jobs", "1")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert products(tmp_path) == products(undisturbed[0])
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    process = subprocess.Popen([*COMMAND, "runs", "--profile", "smoke", "--jobs", "2"], cwd=ROOT, start_new_session=True,
+                               env=os.environ | {"LTLIB_OUT": str(tmp_path)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list((tmp_path / "results").rglob("*.json")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)  # the parent alone
+    process.wait()
+    deadline = time.monotonic() + 20
+    while subprocess.run(["pgrep", "-g", str(process.pid)], capture_output=True).returncode == 0:
+        assert time.monotonic() < deadline, "workers live on"
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--profile", "nothing"], "PROFILE = 'nothing': expected one of demo"),
+        (["--profile", "smoke", "--losses", "sofmax"], "did you mean 'softmax'"),
+        (["--profile", "smoke", "--seeds", "zero"], "SEEDS = 'zero': expected whole numbers"),
+        (["--profile", "smoke", "--jobs", "many"], "JOBS = 'many'"),
+        (["--profile", "smoke", "--backbones", "resnetv3_50"], "backbone 'resnetv3_50'"),
+    ],
+)
+def test_bad_input_is_one_clear_error(arguments, message, capsys, out):
+    assert main(["status", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+
+
+def test_missing_weights_stop_before_anything_is_computed(out, monkeypatch, capsys, fresh_caches):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("LTLIB_WEIGHTS", str(out))
+    start = time.monotonic()
+    assert main(["all", "--profile", "probe"]) == 1
+    assert time.monotonic() - start < 30
+    error = capsys.readouterr().err
+    for part in ("mobilenetv2_100", "resnetv2_50", "vit_base_patch16_224", "convnext_base", "LTLIB_WEIGHTS", "BACKBONES="):
+        assert part in error
+    assert not (out / "results").exists()
+
+
+def test_the_other_commands(out, capsys):
+    assert main(["data", "--profile", "smoke"]) == 0
+    assert "11000 training" in capsys.readouterr().out
+    assert main(["html", "--profile", "smoke"]) == 0
+    assert (out / "build" / "smoke" / "html" / "index.html").exists()

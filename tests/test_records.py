@@ -1,0 +1,97 @@
+import dataclasses
+import json
+
+import pytest
+
+from ltlib import records
+from ltlib.records import COLUMNS, Record, RecordError, computed_as, load_record, load_records, record_path, save_record
+
+
+def results(acc=0.5):
+    metrics = {"n": 10, "acc1": acc, "hits": round(10 * acc), "loss": 1.0, "criterion": 1.0, "f1": acc, "f1_macro": acc}
+    return {"curve": [], "evaluations": {"last": {"epoch": 1, "sets": {"balanced": metrics}, "per_class": {}}}}
+
+
+def store(config, acc=0.5, status="done"):
+    record = Record(config.id, status, config.to_dict(), results(acc) if status == "done" else {}, {}, "" if status == "done" else "why")
+    save_record(config, record)
+    return record
+
+
+def config_of(profile, loss="softmax", train_set="longtailed"):
+    return profile.config(profile.backbones[0], loss, train_set, 0, "thesis")
+
+
+def test_a_record_comes_back_as_it_was(out, smoke):
+    config = config_of(smoke)
+    assert load_record(config) is None
+    assert store(config) == load_record(config)
+    assert record_path(config).parent == out / "results" / "smoke"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema": 1}', "null"])
+def test_a_damaged_record_is_an_error_that_names_the_file(out, smoke, text):
+    config = config_of(smoke)
+    store(config)
+    record_path(config).write_text(text)
+    with pytest.raises(RecordError, match=config.id):
+        load_record(config)
+
+
+@pytest.mark.parametrize("change", [{"schema": 99}, {"status": "half"}, {"config": {}}])
+def test_a_record_of_something_else_is_refused(out, smoke, change):
+    config = config_of(smoke)
+    store(config)
+    path = record_path(config)
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(RecordError, match="Remove the file"):
+        load_record(config)
+
+
+def test_a_record_cannot_hold_nan(out, smoke):
+    config = config_of(smoke)
+    with pytest.raises(ValueError, match="JSON"):
+        save_record(config, Record(config.id, "done", config.to_dict(), {"x": float("nan")}, {}))
+    assert not record_path(config).exists()
+
+
+@pytest.mark.parametrize("loss", ["weighted_softmax", "class_balanced", "balanced_softmax", "equalization"])
+def test_reweighting_equal_counts_is_computed_as_softmax(smoke, loss):
+    assert computed_as(config_of(smoke, loss, "balanced")) == config_of(smoke, "softmax", "balanced")
+    assert computed_as(config_of(smoke, loss, "longtailed")) == config_of(smoke, loss, "longtailed")
+
+
+@pytest.mark.parametrize("loss", ["focal", "ldam", "softmax"])
+def test_other_losses_stand_for_themselves(smoke, loss):
+    assert computed_as(config_of(smoke, loss, "balanced")) == config_of(smoke, loss, "balanced")
+
+
+def test_equalization_with_a_high_threshold_is_not_softmax(smoke):
+    profile = dataclasses.replace(smoke, loss_options={"equalization": {"threshold": 0.5}})
+    config = config_of(profile, "equalization", "balanced")
+    assert computed_as(config) == config
+
+
+def test_table_has_a_row_per_run_set_and_metric_and_marks_identities(out, smoke):
+    store(config_of(smoke, "softmax", "balanced"), 0.7)
+    store(config_of(smoke, "ldam", "longtailed"), 0.3)
+    table = load_records(smoke)
+    assert list(table.columns) == COLUMNS
+    acc = table[table["metric"] == "acc1"].set_index(["train_set", "loss"])
+    assert len(acc) == 6  # five losses that are softmax on equal counts, and ldam
+    assert (acc.loc["balanced", "value"] == 0.7).all()
+    assert acc.loc[("balanced", "class_balanced"), "same_as_softmax"]
+    assert not acc.loc[("balanced", "softmax"), "same_as_softmax"]
+    assert not acc.loc[("longtailed", "ldam"), "same_as_softmax"]
+
+
+def test_a_diverged_run_never_reaches_the_table(out, smoke):
+    store(config_of(smoke, "ldam"), status="diverged")
+    assert load_records("smoke", losses=["ldam"]).empty
+
+
+def test_code_version_outside_git(monkeypatch, tmp_path):
+    records.code_version.cache_clear()
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    assert records.code_version() == {"commit": "unknown", "dirty": True}
+    records.code_version.cache_clear()

@@ -1,0 +1,142 @@
+import dataclasses
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+
+from ltlib import report
+from ltlib.config import load_profile
+from ltlib.metrics import mean_interval
+from ltlib.records import COLUMNS
+
+
+def rows(loss, values, eval_set="balanced", train_set="longtailed", metric="acc1", same=False):
+    return [["id", "digits", "thesis", train_set, "resnetv2_small32", loss, seed, "last", eval_set, metric, value, 200, same]
+            for seed, value in enumerate(values)]
+
+
+@pytest.fixture
+def profile():
+    return load_profile("smoke", backbones=["resnetv2_small32"], losses=["softmax", "focal", "ldam"], seeds=[0, 1])
+
+
+def frame(*parts):
+    return pd.DataFrame([row for part in parts for row in part], columns=COLUMNS)
+
+
+def test_summary_over_seeds_and_of_one_seed():
+    table = report.summarise(frame(rows("softmax", [0.5, 0.6]), rows("focal", [0.7])))
+    key = ("thesis", "longtailed", "resnetv2_small32")
+    two, one = table.loc[(*key, "softmax", "balanced")], table.loc[(*key, "focal", "balanced")]
+    assert (two["mean"], two["half"]) == pytest.approx(mean_interval([0.5, 0.6]))
+    assert two["seeds"] == 2
+    assert np.isnan(one["half"])
+    assert one["low"] < 0.7 < one["high"]
+
+
+def test_summary_of_nothing_is_empty():
+    assert report.summarise(frame()).empty
+
+
+def test_numbers():
+    assert report.number(0.8431) == "84.3"
+    assert report.number(0.8431, 0.006) == "84.3 ± 0.6"
+    assert report.number(1.2345, scale=1, digits=2) == "1.23"
+    assert report.number(float("nan")) == "–"
+
+
+def grid(profile, *parts):
+    result = report.Grid(profile)
+    result.add_summary(report.summarise(frame(*parts)), "thesis", "longtailed", "balanced", ("Balanced", "ours"))
+    return result
+
+
+def test_latex_is_a_bare_booktabs_tabular_with_bold_best_dashes_and_daggers(profile):
+    latex = grid(profile, rows("softmax", [0.5, 0.52], same=True), rows("focal", [0.7, 0.71])).latex(["50 % & more_"])
+    assert latex.startswith("\\begin{tabular}{lr}\n\\toprule")
+    assert latex.rstrip().endswith("\\end{tabular}")
+    assert "Focal & \\textbf{70.5 $\\pm$ 6.4} \\\\" in latex
+    assert "Softmax$^\\dagger$ & 51.0 $\\pm$ 12.7" in latex
+    assert "LDAM & -- \\\\" in latex
+    assert "50 \\% \\& more\\_" in latex
+    assert "computed once" in latex
+    assert latex.count("\\textbf") == 1
+
+
+def test_ties_are_all_bold_and_the_lowest_loss_is_best(profile):
+    result = report.Grid(profile)
+    result.add(("CE", ""), {("resnetv2_small32", "softmax"): 1.0, ("resnetv2_small32", "focal"): 1.0}, {}, best="min")
+    assert sum(result.best[0].values()) == 2
+
+
+def test_blocks_for_several_backbones():
+    profile = load_profile("smoke")
+    result = report.Grid(profile)
+    values = {(b, loss): i / 100 for i, (b, loss) in enumerate(result.index)}
+    result.add(("A", "x"), values, {k: f"{v:.2f}" for k, v in values.items()})
+    latex = result.latex()
+    assert latex.count("\\midrule") == 2
+    assert latex.count("\\textbf") == 2
+    assert latex.index("ResNetV2") < latex.index("0.06") < latex.index("ConvNeXt") < latex.index("0.13")
+
+
+def test_thesis_columns_show_the_printed_numbers_of_the_family(profile):
+    shown = report.accuracy_grid(profile, frame(rows("softmax", [0.5, 0.5])), "longtailed").frame()
+    row = shown.loc[("ResNetV2 (small)", "Softmax")]
+    assert row[("Balanced", "ours")] == "50.0 ± 0.0"
+    assert [row[(s, "thesis")] for s in ("Balanced", "Long-tailed", "Head", "Middle", "Tail")] == ["55.2", "79.5", "85.3", "63.9", "21.1"]
+
+
+def test_the_thesis_s_repeated_vit_row_counts_as_missing():
+    table = report.thesis_results()
+    vit = table[(table["backbone"] == "vit_b16") & (table["loss"] == "ldam") & (table["train_set"] == "longtailed")]
+    assert len(table) == 825
+    assert vit.empty
+
+
+@pytest.mark.parametrize(("name", "thesis"), [("mobilenetv2_100", "mobilenetv2"), ("vit_tiny_patch16_224", "vit_b16"), ("resnet18", None)])
+def test_families(name, thesis):
+    assert report.thesis_backbone(name) == thesis
+
+
+def test_appendix_has_fifteen_columns_grouped_by_set(profile):
+    parts = [rows("softmax", [0.5], s, metric=m) for s in report.SET_TITLES for m in ("loss", "acc1", "f1")]
+    shown = report.appendix_grid(dataclasses.replace(profile, seeds=(0,)), frame(*parts), "longtailed")
+    assert shown.columns[:3] == [("Balanced", "CE"), ("Balanced", "Acc"), ("Balanced", "F1")]
+    assert len(shown.columns) == 15
+    assert list(shown.frame().iloc[0][:3]) == ["0.50", "50.0", "50.0"]
+
+
+def test_groups_show_wilson_intervals_for_one_seed(profile):
+    one = dataclasses.replace(profile, seeds=(0,))
+    shown = report.groups_grid(one, frame(rows("softmax", [0.5])), "thesis", "longtailed").frame()
+    assert shown.iloc[0, 0] == "50.0 [43.1, 56.9]"
+    assert shown.columns[-1] == ("Long-tailed test", "Tail")
+
+
+def test_missing_runs_are_listed_with_their_state(out, profile):
+    listed = report.missing_runs(profile)
+    assert len(listed) == 12
+    assert listed[0].endswith("missing")
+
+
+def test_figures_are_the_same_bytes_when_made_again(out, profile):
+    output = report.Output(profile)
+    made = []
+    for _ in range(2):
+        fig, ax = plt.subplots()
+        ax.plot([1, 2])
+        output.figure(fig, "line")
+        made.append((out / "figures" / "smoke" / "line.pdf").read_bytes())
+        plt.close(fig)
+    assert made[0] == made[1]
+    assert made[0].startswith(b"%PDF")
+
+
+def test_tables_go_to_the_given_folder(tmp_path, profile):
+    output = report.Output(profile, str(tmp_path))
+    output.table(grid(profile, rows("softmax", [0.5, 0.6])), "one")
+    output.frame(pd.DataFrame({"a %": ["1–2"]}, index=["x_1"]), "two")
+    assert "Seeds: 0, 1. Mean $\\pm$ half the 95 \\% t interval" in (tmp_path / "tables" / "one.tex").read_text()
+    assert "x\\_1 & 1--2" in (tmp_path / "tables" / "two.tex").read_text()

@@ -1,0 +1,319 @@
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from ltlib import training
+from ltlib.backbones import build_head
+from ltlib.batches import FeatureBatches
+from ltlib.config import ConfigError, Recipe, load_profile
+from ltlib.datasets import load_dataset
+from ltlib.launch import compute_runs
+from ltlib.longtail import make_splits
+from ltlib.losses import build_loss, class_balanced_weights
+from ltlib.records import load_records, logits_path, record_path
+from ltlib.training import Diverged, fit, pick_device, predict, run_or_load, schedule_factor
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(epochs=3, batch_size=8, optimizer="sgd", lr=0.1, resolution=32)
+
+
+def smoke_config(loss="softmax", train_set="longtailed", profile=None, **recipe):
+    profile = profile or load_profile("smoke")
+    config = profile.config("resnetv2_small32", loss, train_set, 0, "thesis")
+    return dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, **recipe))
+
+
+def blobs(n=24, classes=3, width=5):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(n) % classes
+    return torch.randn(n, width, generator=generator) + 3 * torch.eye(classes, width)[labels], labels
+
+
+# ---------------------------------------------------------------------------------------------- the loop
+
+
+def test_cosine_schedule_warms_up_and_ends_at_zero():
+    recipe = dataclasses.replace(RECIPE, epochs=10, warmup_epochs=2.0)
+    assert schedule_factor(recipe, 1) == 0.5
+    assert schedule_factor(recipe, 2) == 1
+    assert math.isclose(schedule_factor(recipe, 6), 0.5)
+    assert math.isclose(schedule_factor(recipe, 10), 0, abs_tol=1e-12)
+    assert 0 < schedule_factor(recipe, 0) < 0.01
+
+
+def test_step_schedule_of_the_thesis():
+    recipe = load_profile("thesis").recipe
+    assert [round(schedule_factor(recipe, e), 6) for e in (0, 29.9, 30, 59.9, 60, 89)] == [1, 1, 0.1, 0.1, 0.01, 0.01]
+
+
+def test_fit_learns_and_equals_plain_sgd_written_out():
+    x, labels = blobs()
+    recipe = dataclasses.replace(RECIPE, schedule="step", momentum=0.0)
+    torch.manual_seed(0)
+    model, reference = build_head("linear", 5, 3), build_head("linear", 5, 3)
+    reference.load_state_dict(model.state_dict())
+    batches = FeatureBatches(x, labels, 8)
+    curve, picked = fit(model, build_loss("softmax", [1, 1, 1]), batches, recipe, seed=7)
+    for epoch in range(3):
+        for xb, yb in batches.epoch(7, epoch):
+            torch.nn.functional.cross_entropy(reference(xb), yb).backward()
+            with torch.no_grad():
+                for p in reference.parameters():
+                    p -= 0.1 * p.grad
+                    p.grad = None
+    assert torch.allclose(model.weight, reference.weight, atol=1e-6)
+    assert curve[-1]["train_loss"] < curve[0]["train_loss"]
+    assert picked is None
+
+
+def test_the_picked_epoch_is_the_earliest_with_the_best_validation_accuracy():
+    x, labels = blobs()
+    model = build_head("linear", 5, 3)
+    accuracies = iter([0.2, 0.9, 0.9])
+    states = []
+
+    def validate():
+        states.append({k: v.clone() for k, v in model.state_dict().items()})
+        return {"val_acc": next(accuracies), "val_loss": 1.0}
+
+    _, picked = fit(model, build_loss("softmax", [1, 1, 1]), FeatureBatches(x, labels, 8), RECIPE, 0, validate=validate)
+    assert picked["epoch"] == 2
+    assert torch.equal(picked["model"]["weight"], states[1]["weight"])
+    assert not torch.equal(picked["model"]["weight"], states[2]["weight"])
+
+
+def test_drw_sets_its_weights_at_its_epoch():
+    x, labels = blobs()
+    counts = [100, 10, 1]
+    loss = build_loss("ldam", counts)
+    seen = []
+    original = loss.forward
+
+    def spy(*args, **kwargs):
+        seen.append(loss.weights is not None)
+        return original(*args, **kwargs)
+
+    loss.forward = spy
+    fit(build_head("cosine", 5, 3), loss, FeatureBatches(x, labels, 24), RECIPE, 0, drw_epoch=2, drw_weights=class_balanced_weights(counts))
+    assert seen == [False, False, True]
+    assert np.allclose(loss.weights, class_balanced_weights(counts))
+
+
+@pytest.mark.parametrize("where", ["train", "val"])
+def test_nan_stops_a_run_and_names_the_epoch(where):
+    x, labels = blobs()
+    if where == "train":
+        x[5] = math.nan
+    validate = None if where == "train" else lambda: {"val_acc": 0.1, "val_loss": math.nan}
+    with pytest.raises(Diverged, match="epoch 1 of 3 is nan"):
+        fit(build_head("linear", 5, 3), build_loss("softmax", [1, 1, 1]), FeatureBatches(x, labels, 8), RECIPE, 0, validate=validate)
+
+
+def test_a_slow_run_says_where_it_is(monkeypatch):
+    clock = iter(range(0, 1000, 30))
+    monkeypatch.setattr(training.time, "monotonic", lambda: next(clock))
+    x, labels = blobs()
+    said = []
+    fit(build_head("linear", 5, 3), build_loss("softmax", [1, 1, 1]), FeatureBatches(x, labels, 8), RECIPE, 0, say=said.append)
+    assert [line.split(",")[0] for line in said] == ["epoch 1/3", "epoch 2/3"]
+
+
+@pytest.mark.parametrize("wanted", ["cuda:99", "toaster"])
+def test_an_impossible_device_is_refused(wanted):
+    with pytest.raises(ConfigError, match="expected auto, cpu, or a device of this machine"):
+        pick_device(wanted)
+
+
+# ------------------------------------------------------------------------------------------------- runs
+
+
+def test_a_run_is_never_repeated_and_a_changed_one_is_another(out, monkeypatch):
+    config = smoke_config()
+    first = run_or_load(config, "cpu")
+    before = record_path(config).stat().st_mtime_ns
+    monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("trained again"))
+    assert run_or_load(config, "cpu") == first
+    assert record_path(config).stat().st_mtime_ns == before
+    with pytest.raises(pytest.fail.Exception):
+        run_or_load(smoke_config(lr=2.0e-3), "cpu")
+
+
+def test_the_same_config_gives_the_same_digits(out):
+    config = smoke_config("ldam")
+    first = run_or_load(config, "cpu")
+    record_path(config).unlink()
+    torch.manual_seed(123)
+    torch.rand(7)
+    assert run_or_load(config, "cpu").results == first.results
+
+
+def test_a_run_leaves_the_random_state_and_the_threads_alone(out):
+    before = torch.random.get_rng_state(), torch.get_num_threads()
+    run_or_load(smoke_config(), "cpu")
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert torch.get_num_threads() == before[1]
+
+
+def test_seed_and_loss_change_the_result(out):
+    base = run_or_load(smoke_config(), "cpu").results
+    other_seed = dataclasses.replace(smoke_config(), seed=1)
+    assert run_or_load(other_seed, "cpu").results["curve"] != base["curve"]
+    assert run_or_load(smoke_config("focal"), "cpu").results["curve"] != base["curve"]
+
+
+def test_stored_logits_give_the_metrics_of_the_record(out):
+    config = smoke_config("balanced_softmax")
+    record = run_or_load(config, "cpu")
+    stored = load_file(logits_path(config))
+    sets = record.results["evaluations"]["last"]["sets"]
+    assert (stored["balanced"].argmax(1) == stored["labels"]).sum() == sets["balanced"]["hits"]
+    assert sets["balanced"]["hits"] == sum(sets[f"balanced_{g}"]["hits"] for g in ("head", "middle", "tail"))
+    assert sets["longtailed"]["hits"] == sum(sets[g]["hits"] for g in ("head", "middle", "tail"))
+
+
+def test_a_record_knows_where_it_comes_from(out):
+    provenance = run_or_load(smoke_config(), "cpu").provenance
+    assert provenance["data"] == load_dataset("digits").checksums
+    assert len(provenance["weights"]["sha256"]) == 64
+    assert {"code", "python", "libraries", "device", "device_name", "wall_seconds", "finished"} <= set(provenance)
+
+
+def test_a_diverging_run_is_recorded_once_and_stays_out_of_the_tables(out, monkeypatch):
+    config = smoke_config(lr=1.0e30, epochs=2)
+    record = run_or_load(config, "cpu")
+    assert record.status == "diverged"
+    assert "lr = 1e+30" in record.note
+    assert record.results == {}
+    monkeypatch.setattr(training, "_train", lambda *_: pytest.fail("trained again"))
+    assert run_or_load(config, "cpu") == record
+    assert load_records("smoke").empty
+    assert not logits_path(config).exists()
+
+
+@pytest.mark.parametrize("loss", ["weighted_softmax", "class_balanced", "balanced_softmax", "equalization"])
+def test_losses_that_equal_softmax_on_equal_counts_train_to_the_same_network(out, loss):
+    """The identity that lets the tables count one run for five: the same steps, up to the last bits."""
+    softmax = smoke_config(train_set="balanced", epochs=2)
+    other = smoke_config(loss, "balanced", epochs=2)
+    logits = []
+    for config in (softmax, other):
+        record = training._train(config, CPU, print)
+        assert record.config["loss"] == config.loss
+        logits.append((load_file(logits_path(config))["balanced"], record.results["evaluations"]["last"]["sets"]["balanced"]))
+    (a, metrics_a), (b, metrics_b) = logits
+    assert torch.allclose(a, b, atol=2e-3 * float(a.abs().max()))
+    assert metrics_a["hits"] == metrics_b["hits"]
+
+
+def test_drw_runs_through_the_engine(out):
+    plain = smoke_config("ldam", epochs=2)
+    drw = dataclasses.replace(plain, drw=0.5)
+    assert drw.id != plain.id
+    a, b = (run_or_load(c, "cpu").results["curve"] for c in (plain, drw))
+    assert a[0] == b[0]
+    assert a[1]["train_loss"] != b[1]["train_loss"]
+
+
+def test_bfloat16_runs(out):
+    assert run_or_load(smoke_config(precision="bfloat16"), "cpu").status == "done"
+
+
+def test_a_small_backbone_needs_a_pretraining_table(out):
+    with pytest.raises(ConfigError, match="pretraining"):
+        run_or_load(dataclasses.replace(smoke_config(), pretraining=None), "cpu")
+
+
+# ------------------------------------------------------------------------------------------------ probe
+
+PROBE = """
+title = "probe of the digits"
+dataset = "digits"
+mode = "probe"
+backbones = ["mobilenetv2_035"]
+losses = ["softmax", "balanced_softmax", "ldam"]
+seeds = [0]
+[protocols.thesis]
+max_count = 40
+balanced_count = 4
+val_per_class = 2
+test_per_class = 10
+longtailed_test = true
+groups = "thesis"
+imbalance_factor = 40.0
+[recipe]
+epochs = 3
+batch_size = 64
+optimizer = "adamw"
+lr = 1.0e-2
+resolution = 32
+precision = "bfloat16"
+"""
+
+
+@pytest.fixture
+def probe(out, tmp_path, monkeypatch, fresh_caches):
+    """A probe profile over random weights of a small timm model."""
+    torch.manual_seed(0)
+    save_file(timm.create_model("mobilenetv2_035").state_dict(), tmp_path / "mobilenetv2_035.safetensors")
+    (tmp_path / "mobilenetv2_035.json").write_text(json.dumps({"mean": [0.5] * 3, "std": [0.5] * 3}))
+    monkeypatch.setenv("LTLIB_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr("ltlib.config.cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(training, "cache_dir", lambda: tmp_path / "cache")
+    (tmp_path / "mine.toml").write_text(PROBE)
+    return load_profile(str(tmp_path / "mine.toml"))
+
+
+def feature_files(tmp_path):
+    return sorted((tmp_path / "cache" / "features").rglob("*.npy"))
+
+
+def test_probe_computes_features_once_and_goes_on_after_a_kill(probe, tmp_path):
+    config = probe.config("mobilenetv2_035", "softmax", "longtailed", 0, "thesis")
+    said = []
+    train, test = training.features(config, CPU, said.append)
+    assert train.shape == (11000, 1280)
+    assert len(said) == len(feature_files(tmp_path)) == 3 + 2
+    again = []
+    assert np.array_equal(training.features(config, CPU, again.append)[0], train)
+    assert again == []
+    feature_files(tmp_path)[1].unlink()  # as if killed before this chunk was written
+    assert np.array_equal(training.features(config, CPU, again.append)[1], test)
+    assert len(again) == 1
+
+
+@pytest.mark.parametrize("change", [{"resolution": 40}, {"precision": "float32"}])
+def test_features_of_another_kind_are_another_cache(probe, tmp_path, change, monkeypatch):
+    small = dataclasses.replace(load_dataset("digits"), train_images=np.zeros((4, 32, 32, 3), np.uint8),
+                                test_images=np.zeros((2, 32, 32, 3), np.uint8))
+    monkeypatch.setattr(training, "load_dataset", lambda name: small)
+    config = probe.config("mobilenetv2_035", "softmax", "longtailed", 0, "thesis")
+    training.features(config, CPU)
+    training.features(dataclasses.replace(config, recipe=dataclasses.replace(config.recipe, **change)), CPU)
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 2
+    key = json.loads(next((tmp_path / "cache" / "features").rglob("key.json")).read_text())
+    assert {"weights", "data", "resolution", "dtype", "batch_size"} <= set(key)
+
+
+def test_probe_trains_heads_on_standardised_training_features(probe):
+    config = probe.config("mobilenetv2_035", "softmax", "longtailed", 0, "thesis")
+    data = load_dataset("digits")
+    splits = make_splits(data, config.protocol, "longtailed")
+    weights = training.find_weights("mobilenetv2_035")
+    model, train, val, test = training._probe_parts(config, data, splits, weights, CPU, print)
+    assert torch.allclose(train.x.mean(0), torch.zeros(1280), atol=1e-3)
+    assert len(val.x) == 200
+    assert len(test.x) == 1000
+    assert predict(model, test).shape == (1000, 100)
+
+
+def test_probe_runs_end_in_records(probe, out):
+    compute_runs(probe, jobs=1, device="cpu", say=lambda line: None)
+    table = load_records(probe)
+    assert set(table["loss"]) == {"softmax", "balanced_softmax", "ldam"}
+    assert set(table["eval_set"]) >= {"balanced", "longtailed", "head", "middle", "tail", "balanced_tail"}
