@@ -123,7 +123,7 @@ class Grid:
     def frame(self) -> pd.DataFrame:
         rows = [[text.get(key, "–") for text in self.text] for key in self.index]
         names = [(backbone_title(b), LOSS_TITLES[loss] + (DAGGER if (b, loss) in self.daggers else "")) for b, loss in self.index]
-        return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(names, names=["", "Loss"]),
+        return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(names, names=[None, None]),
                             columns=pd.MultiIndex.from_tuples(self.columns))
 
     def styler(self, css: str = "font-weight: bold"):
@@ -225,10 +225,13 @@ class Output:
         self.folder = Path(folder) if folder else figures_dir(profile.name)
         set_style()
 
-    def figure(self, figure: matplotlib.figure.Figure, name: str) -> None:
-        """Save as a vector PDF, the same bytes for the same figure, and show it in the notebook."""
+    def figure(self, figure: matplotlib.figure.Figure, name: str, png: bool = False) -> None:
+        """Save as a vector PDF, the same bytes for the same figure, and show it in the notebook; ``png``: as PNG too."""
         with atomic_path(self.folder / f"{name}.pdf") as partial:
             figure.savefig(partial, format="pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None})
+        if png:
+            with atomic_path(self.folder / f"{name}.png") as partial:
+                figure.savefig(partial, format="png", dpi=150, metadata={"Software": None})
         plt.show()
 
     def frame(self, frame: pd.DataFrame, name: str) -> None:
