@@ -10,28 +10,30 @@ DEVICE ?= auto
 # an active conda environment of the project's name is used as it is; otherwise .venv is made here
 ifeq ($(CONDA_DEFAULT_ENV),longtail-workbook)
 ENV := $(CONDA_PREFIX)
+READY := build/.conda-ready
 else
 ENV := .venv
+READY := .venv/.workbook-ready
 endif
 PY := $(ENV)/bin/python
-READY := $(ENV)/.workbook-ready
-# the first Python 3.11 or later of these
-BASE_PYTHON = $(shell for p in "$(PYTHON)" python3 python3.13 python3.12 python3.11; do \
+# PYTHON if it is given, otherwise the first of these that is 3.11 or later
+BASE_PYTHON = $(shell for p in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
   "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
-LTLIB = $(PY) -m ltlib
+LTLIB = "$(PY)" -m ltlib
 CHOICE = --profile "$(PROFILE)" --backbones "$(BACKBONES)" --losses "$(LOSSES)" --seeds "$(SEEDS)" --jobs "$(JOBS)"
 
 export DEVICE
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 export PYTHONUNBUFFERED = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data runs notebooks html all test lab status clean lock
+.PHONY: help setup data runs notebooks figures html all test lab status clean lock
 
 help: ## this help
 	@echo "The long-tail workbook. Targets:"
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
-	  || grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST)
+	@grep -hE '^[a-z ]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z ]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
+	  || grep -hE '^[a-z ]+:.*## ' $(MAKEFILE_LIST)
 	@echo "Choices, all optional:"
 	@echo "  PROFILE=demo            one of: $(basename $(notdir $(wildcard ltlib/profiles/*.toml))), or a TOML file of yours"
 	@echo "  BACKBONES=\"a b\" LOSSES=\"a b\" SEEDS=\"0 1\"   instead of the profile's"
@@ -42,13 +44,15 @@ setup: $(READY) ## make the environment (.venv), if it is not there
 
 $(READY): requirements.lock pyproject.toml
 ifeq ($(ENV),.venv)
-	@test -n "$(BASE_PYTHON)" || { echo "Python 3.11 or later is needed, and none was found. Install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@test -n "$(BASE_PYTHON)" || { echo "Python 3.11 or later is needed$(if $(PYTHON),: PYTHON=$(PYTHON) is not one). Install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	@test -e $(READY) || rm -rf .venv
 	@test -e .venv || { echo "Making .venv with $(BASE_PYTHON): a few minutes, 5.5 GB"; "$(BASE_PYTHON)" -m venv .venv; }
-	$(PY) -m pip install --quiet -r requirements.lock
+	"$(PY)" -m pip install --quiet -r requirements.lock
+	"$(PY)" -m pip install --quiet --no-deps --no-build-isolation -e .
+else
+	"$(PY)" -m pip install --quiet -e ".[dev]"
 endif
-	$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
-	@touch $(READY)
+	@mkdir -p $(dir $(READY)) && touch $(READY)
 
 data: $(READY) ## look for (or download) the data and weights of PROFILE
 	@$(LTLIB) data $(CHOICE)
@@ -56,7 +60,7 @@ data: $(READY) ## look for (or download) the data and weights of PROFILE
 runs: $(READY) ## compute the missing runs of PROFILE
 	@$(LTLIB) runs $(CHOICE)
 
-notebooks: $(READY) ## runs, then execute the notebooks that are not fresh: figures and tables
+notebooks figures: $(READY) ## runs, then execute the notebooks that are not fresh: figures and tables
 	@$(LTLIB) notebooks $(CHOICE)
 
 html: $(READY) ## executed notebooks as HTML
@@ -69,15 +73,16 @@ status: $(READY) ## what is done, missing, stale
 	@$(LTLIB) status $(CHOICE)
 
 lab: $(READY) ## open JupyterLab on the notebooks
-	$(ENV)/bin/jupyter lab --notebook-dir=notebooks
+	"$(PY)" -m jupyterlab --notebook-dir=notebooks
 
 test: $(READY) ## lint, unit tests, the pipeline end to end in the smoke profile
-	$(ENV)/bin/ruff check .
-	$(ENV)/bin/nbstripout --verify notebooks/*.ipynb
-	$(PY) -m pytest
+	"$(PY)" -m ruff check .
+	"$(PY)" -m nbstripout --verify notebooks/*.ipynb
+	"$(PY)" -m pytest
 
 lock: $(READY) ## compile requirements.lock and environment.yml from pyproject.toml (newest versions)
-	$(PY) -m ltlib.dependencies
+	"$(PY)" -m ltlib.dependencies
 
-clean: ## remove build/ and what smoke and demo made; records and figures of real profiles stay
-	rm -rf build results/smoke results/demo figures/smoke figures/demo
+clean: ## remove what smoke and demo made, and executed notebooks; records, figures and features of real profiles stay
+	rm -rf build/smoke build/demo build/cache/pretrained build/*/notebooks build/*/html
+	rm -rf results/smoke results/demo figures/smoke figures/demo

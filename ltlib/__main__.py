@@ -52,11 +52,17 @@ def main(arguments: list[str] | None = None) -> int:
         parser.add_argument(f"--{name}", default="", help="separated by spaces; default: those of the profile")
     parser.add_argument("--jobs", default="", help="runs at a time; default: one per core, or one on a GPU")
     chosen = parser.parse_args(arguments)
+    for name in ("LTLIB_DATA", "LTLIB_WEIGHTS", "LTLIB_OUT"):
+        if os.environ.get(name):  # kernels run in another folder
+            os.environ[name] = os.path.abspath(os.path.expanduser(os.environ[name]))
     try:
         profile = load_profile(chosen.profile, chosen.backbones.split(), chosen.losses.split(), _numbers("SEEDS", chosen.seeds))
         for backbone in profile.backbones:
             check_name(backbone)
-        jobs = (_numbers("JOBS", chosen.jobs) or [None])[0]
+        jobs = _numbers("JOBS", chosen.jobs)
+        if len(jobs) > 1:
+            raise ConfigError(f"JOBS = {chosen.jobs!r}: expected one whole number")
+        jobs = jobs[0] if jobs else None
         match chosen.command:
             case "data":
                 prepare(profile, pick_device(), say)
@@ -73,6 +79,10 @@ def main(arguments: list[str] | None = None) -> int:
                 status(profile)
     except (ConfigError, DataError, MissingWeights, RecordError, launch.RunsFailed, book.NotebookFailed) as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        mend = "A file could not be read or written: is there room, and are the folders yours?"
+        print(f"\n{type(error).__name__}: {error}\n{mend}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -74,7 +74,7 @@ def is_small(name: str) -> bool:
 
 def check_name(name: str) -> None:
     """Raise ConfigError, with the nearest names, unless ``name`` is a small variant or a timm model."""
-    if name not in SMALL and not timm.is_model(name.split(".")[0]):
+    if name not in SMALL and name not in timm.list_models() and name not in timm.list_pretrained():
         near = timm.list_models(f"*{name[:8]}*")[:3]
         raise ConfigError(f"backbone {name!r}: expected a timm model name or one of {', '.join(SMALL)}"
                           + (f" (near: {', '.join(near)})" if near else ""))
@@ -96,6 +96,7 @@ class Weights:
     std: tuple[float, ...]
     interpolation: str
     num_classes: int
+    hub: bool = False
 
     @functools.cached_property
     def checksum(self) -> str:
@@ -109,7 +110,12 @@ class MissingWeights(RuntimeError):
 
 
 def _weights_dir() -> Path | None:
-    return Path(os.environ["LTLIB_WEIGHTS"]) if os.environ.get("LTLIB_WEIGHTS") else None
+    if not os.environ.get("LTLIB_WEIGHTS"):
+        return None
+    folder = Path(os.environ["LTLIB_WEIGHTS"])
+    if not folder.is_dir():
+        raise ConfigError(f"LTLIB_WEIGHTS = {str(folder)!r}: expected a folder with <timm name>.safetensors files; unset it to use the hub")
+    return folder
 
 
 @functools.cache
@@ -130,10 +136,13 @@ def _local_weights(name: str, folder: Path) -> Weights:
     try:
         meta = json.loads(description.read_text())
         mean, std = (tuple(map(float, meta[key])) for key in ("mean", "std"))
-        if not (len(mean) == len(std) == 3 and all(s > 0 for s in std)):
+        if not (len(mean) == len(std) == 3 and all(s > 0 for s in std)) or isinstance(meta["mean"], str):
             raise ValueError("mean and std need three numbers each, std above 0")
-        return Weights(folder / f"{name}.safetensors", meta.get("origin", str(folder)), mean, std,
-                       meta.get("interpolation", "bicubic"), int(meta.get("num_classes", 1000)))
+        interpolation = meta.get("interpolation", "bicubic")
+        if interpolation not in ("bicubic", "bilinear"):
+            raise ValueError(f"interpolation is {interpolation!r}, expected bicubic or bilinear")
+        return Weights(folder / f"{name}.safetensors", str(meta.get("origin", folder.name)), mean, std, interpolation,
+                       int(meta.get("num_classes", 1000)))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{description}: expected a JSON file with mean and std beside {name}.safetensors ({error})") from None
 
@@ -152,7 +161,7 @@ def _hub_weights(name: str) -> Weights:
         except Exception as error:  # requests, httpx and hub errors alike: the caller names the ways out
             raise MissingWeights(f"{config.hf_hub_id}: {type(error).__name__}: {error}") from error
     return Weights(Path(path), f"Hugging Face hub, {config.hf_hub_id}", tuple(config.mean), tuple(config.std),
-                   config.interpolation if config.interpolation in ("bicubic", "bilinear") else "bicubic", config.num_classes)
+                   config.interpolation if config.interpolation in ("bicubic", "bilinear") else "bicubic", config.num_classes, hub=True)
 
 
 @functools.cache
@@ -202,28 +211,33 @@ def require_weights(names) -> dict[str, Weights]:
 def build_backbone(name: str, weights: Weights | None) -> nn.Module:
     """A backbone that maps images (B, 3, R, R) to pooled features (B, D), D = ``num_features`` of the head's input.
 
-    ``weights`` None gives fresh weights from the current random state. Keys must match to the last one (RuntimeError).
+    ``weights`` None gives fresh weights from the current random state. Keys must match to the last one (ConfigError).
     """
     check_name(name)
     if name in SMALL:
         model = SMALL[name]()
         if weights is not None:
-            model.load_state_dict(_load_safetensors(weights.path))
+            _load(model, weights.path)
         return model
     if weights is None:
         return timm.create_model(name, num_classes=0)
-    if weights.origin.startswith("Hugging Face"):
+    if weights.hub:
         return timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": str(weights.path)})
     model = timm.create_model(name, num_classes=weights.num_classes)
-    model.load_state_dict(_load_safetensors(weights.path))
+    _load(model, weights.path)
     model.reset_classifier(0)
     return model
 
 
-def _load_safetensors(path: Path) -> dict[str, Tensor]:
+def _load(model: nn.Module, path: Path) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return load_file(path)
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise ConfigError(f"{path}: expected the weights of this very model in timm's key names, whole ({str(error)[:300]}). "
+                          "Get the file again; a cached one can be removed.") from None
 
 
 # ------------------------------------------------------------------------------------------------- heads
@@ -241,7 +255,7 @@ class CosineHead(nn.Module):
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x.float(), dim=1) @ F.normalize(self.weight, dim=1).T
+        return F.normalize(x, dim=1) @ F.normalize(self.weight, dim=1).T
 
 
 def build_head(kind: str, features: int, num_classes: int) -> nn.Module:
@@ -257,4 +271,7 @@ class Classifier(nn.Module):
         self.backbone, self.head = backbone, head
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.backbone(x))
+        x = self.backbone(x)
+        # the head in float32: a bfloat16 cosine moves in steps of 0.004, which LDAM's scale makes 0.12
+        with torch.autocast(x.device.type, enabled=False):
+            return self.head(x.float())

@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+import psutil
 
 from ltlib.backbones import backbone_title
-from ltlib.config import ROOT, Profile, atomic_path, build_dir, figures_dir
+from ltlib.config import ROOT, Profile, atomic_path, build_dir, cache_dir, figures_dir, results_dir
 from ltlib.launch import unique_runs
 from ltlib.records import record_path
 
@@ -98,17 +99,21 @@ def pages(profile: Profile) -> list[Page]:
 def execute(page: Page, say: Callable[[str], None] = print) -> None:
     """Run a page's notebook from top to bottom; move its figures, its tables and at last itself into place."""
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
     folder = page.executed.parent
     folder.mkdir(parents=True, exist_ok=True)
     failed = folder / f"{page.name}.failed.ipynb"
-    with tempfile.TemporaryDirectory(prefix=f".{page.name}-", dir=folder) as temporary:
+    key = page.key()
+    with tempfile.TemporaryDirectory(prefix=f".{page.name}.{os.getpid()}.", suffix=".tmp", dir=folder) as temporary:
         draft, figures = Path(temporary) / "notebook.ipynb", Path(temporary) / "figures"
         figures.mkdir()
         try:
             papermill.execute_notebook(page.source, draft, page.parameters | {"figures": str(figures)}, kernel_name="python3",
                                        cwd=str(NOTEBOOKS), progress_bar=False, config=_kernel_config())
+        except (DeadKernelError, RuntimeError) as error:
+            raise NotebookFailed(f"{page.name}: the kernel died or did not start ({error}). Run again, with more memory free.") from None
         except PapermillExecutionError as error:
             os.replace(draft, failed)
             raise NotebookFailed(f"{page.name}: cell {error.exec_count} raised {error.ename}: {error.evalue}\nThe failed copy, with the "
@@ -120,7 +125,7 @@ def execute(page: Page, say: Callable[[str], None] = print) -> None:
             outputs[relative.as_posix()] = _checksum(made)
             with atomic_path(figures_dir(page.profile.name) / relative) as partial:
                 shutil.copyfile(made, partial)
-        notebook.metadata["ltlib"] = {"key": page.key(), "outputs": outputs, "parameters": page.parameters}
+        notebook.metadata["ltlib"] = {"key": key, "outputs": outputs, "parameters": page.parameters}
         with atomic_path(page.executed) as partial:
             nbformat.write(notebook, partial)
         failed.unlink(missing_ok=True)
@@ -146,10 +151,11 @@ def execute_stale(profile: Profile, say: Callable[[str], None] = print) -> None:
 
 
 def sweep(profile: Profile) -> None:
-    """Remove the temporary folders of notebooks that were killed."""
-    for left in (build_dir(profile.name) / "notebooks").glob(".*-*"):
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
+    """Remove the temporary files and folders of processes of this machine that were killed."""
+    for top in (build_dir(profile.name), results_dir(profile.name), figures_dir(profile.name), cache_dir()):
+        for left in top.rglob(".*.tmp*"):
+            if (pid := re.search(r"\.(\d+)\.", left.name)) and not psutil.pid_exists(int(pid[1])):
+                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 INDEX = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -167,6 +173,8 @@ def write_html(profile: Profile, say: Callable[[str], None] = print) -> Path:
     index = build_dir(profile.name) / "html" / "index.html"
     items = []
     for page in pages(profile):
+        if (state := page.state()) != "fresh":
+            say(f"{page.name} is {state}" + ("; its page shows an older state" if state == "stale" else ": no page"))
         if not page.executed.exists():
             continue
         mark = f"<!-- made from {_checksum(page.executed)} -->"

@@ -28,6 +28,18 @@ HEADS = ("linear", "cosine")
 TRAIN_SETS = ("balanced", "longtailed")
 
 
+@dataclass(frozen=True)
+class DatasetSize:
+    """Classes of a data set, and images of each class in its training and its test part."""
+
+    num_classes: int
+    train_per_class: int
+    test_per_class: int
+
+
+DATASETS = {"cifar100": DatasetSize(100, 500, 100), "digits": DatasetSize(100, 110, 50)}
+
+
 class ConfigError(ValueError):
     """A profile, a run or an environment variable asks for something that cannot be meant."""
 
@@ -209,7 +221,9 @@ class RunConfig:
         _require_one_of("loss", self.loss, LOSS_NAMES)
         _require_one_of("train_set", self.train_set, TRAIN_SETS)
         _require_one_of("mode", self.mode, ("finetune", "probe"))
-        _require(self.seed >= 0, "seed", self.seed, "at least 0")
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
+        _require_one_of("dataset", self.dataset, DATASETS)
+        self._check_sizes(self.protocol, DATASETS[self.dataset])
         object.__setattr__(self, "loss_options", tuple(sorted(dict(self.loss_options).items())))
         needed = "cosine" if self.loss == "ldam" else "linear"
         object.__setattr__(self, "head", self.head or needed)
@@ -222,6 +236,18 @@ class RunConfig:
         if self.drw is not None:
             _require(self.loss == "ldam", "drw", self.drw, f"loss = 'ldam', not {self.loss!r}; leave drw out")
             _require(0 <= self.drw < 1, "drw", self.drw, "a fraction of the epochs, 0 <= drw < 1")
+            _require(self.drw_epoch < self.recipe.epochs, "drw", self.drw, f"to leave some of the {self.recipe.epochs} epochs")
+
+    def _check_sizes(self, protocol: Protocol, size: DatasetSize) -> None:
+        for name, limit in (("max_count", size.train_per_class), ("balanced_count", size.train_per_class),
+                            ("test_per_class", size.test_per_class)):
+            value = getattr(protocol, name)
+            _require(value <= limit, f"protocol {protocol.name}: {name}", value, f"at most {limit}, what {self.dataset} has of each class")
+
+    @property
+    def drw_epoch(self) -> int | None:
+        """The epoch, counted from 0, from which deferred re-weighting is on."""
+        return None if self.drw is None else round(self.drw * self.recipe.epochs)
 
     def to_dict(self) -> dict:
         """The config as plain JSON values, without what does not change the result (``profile``)."""
@@ -314,10 +340,13 @@ def load_profile(name: str, backbones=(), losses=(), seeds=()) -> Profile:
     path = Path(name) if str(name).endswith(".toml") else PROFILES / f"{name}.toml"
     if not path.exists():
         raise ConfigError(f"PROFILE = {name!r}: expected one of {', '.join(profile_names())}, or the path of a TOML file")
+    if path.stem in profile_names() and path.resolve().parent != PROFILES:
+        raise ConfigError(f"PROFILE = {name!r}: expected another file name; results/{path.stem} belongs to the workbook's own profile")
     try:
-        table = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path.name}: not valid TOML: {error}") from None
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ConfigError(f"{path.name}: not a readable TOML file: {error}") from None
+    own_backbones = table.get("backbones")
     table["protocols"] = [{"name": key, **value} for key, value in _table(table, "protocols", path.name).items()]
     for key, chosen in (("backbones", backbones), ("losses", losses), ("seeds", seeds)):
         if chosen:
@@ -333,12 +362,14 @@ def load_profile(name: str, backbones=(), losses=(), seeds=()) -> Profile:
         values = getattr(profile, key)
         _require(values, f"{path.name}: {key}", values, "at least one")
         _require(len(set(values)) == len(values), f"{path.name}: {key}", values, "each one once")
-    recipe_fields = {f.name for f in dataclasses.fields(Recipe)}
+    for loss, options in profile.loss_options.items():
+        _require(isinstance(options, dict), f"{path.name}: loss_options.{loss}", options, f"a table like [loss_options.{loss}]")
     for backbone, override in profile.recipe_by_backbone.items():
-        for key in override:
-            _require_one_of(f"{path.name}: recipe_by_backbone.{backbone}", key, recipe_fields)
-        merged = dataclasses.asdict(profile.recipe) | override
-        _from_table(Recipe, merged, f"{path.name}: recipe_by_backbone.{backbone}")
+        where = f"{path.name}: recipe_by_backbone.{backbone}"
+        _require_one_of(f"{path.name}: recipe_by_backbone", backbone, {*own_backbones, *profile.backbones})
+        _require(isinstance(override, dict), where, override, "a table of keys of [recipe]")
+        merged = _from_table(Recipe, dataclasses.asdict(profile.recipe) | override, where)
+        profile.recipe_by_backbone[backbone] = {key: getattr(merged, key) for key in override}
     profile.configs()  # an impossible run is an error now, not in the middle of the night
     return profile
 

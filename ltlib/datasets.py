@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import tarfile
+import tempfile
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -17,9 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ltlib.config import ConfigError, data_dir
-
-NUM_CLASSES = {"cifar100": 100, "digits": 100}
+from ltlib.config import DATASETS, ConfigError, data_dir
 
 
 class DataError(RuntimeError):
@@ -98,7 +98,8 @@ def _cifar100_npz(path: Path) -> ImageData:
             raise DataError(f"{path}: {key} has dtype {arrays[key].dtype}, expected uint8 (0 to 255)")
     for key, per_class in (("y_train", 500), ("y_test", 100)):
         labels = arrays[key]
-        if labels.dtype.kind not in "iu" or labels.min() < 0 or np.any(np.bincount(labels, minlength=100) != per_class):
+        in_range = labels.dtype.kind in "iu" and labels.min() >= 0 and labels.max() <= 99
+        if not in_range or np.any(np.bincount(labels, minlength=100) != per_class):
             raise DataError(f"{path}: {key} should hold whole numbers 0 to 99, each {per_class} times")
     return _make("cifar100", *(arrays[key] for key in _NPZ_SHAPES), f"{path.name}")
 
@@ -120,8 +121,9 @@ def _cifar100_torchvision(root: Path) -> ImageData:
                     "LTLIB_DATA names another folder."
                 ) from error
         check_md5(archive, CIFAR100.tgz_md5)
-        with tarfile.open(archive) as tar:
-            tar.extractall(root, filter="data")
+        with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=root) as temporary, tarfile.open(archive) as tar:
+            tar.extractall(temporary, filter="data")
+            os.replace(Path(temporary) / CIFAR100.base_folder, folder)
     try:
         # torchvision checks the md5 of every file before it unpickles it
         train, test = CIFAR100(root, train=True), CIFAR100(root, train=False)
@@ -177,8 +179,6 @@ def download(url: str, path: Path, md5: str) -> None:
 
 # ----------------------------------------------------------------------------------- the embedded data set
 
-DIGITS_TRAIN_PER_CLASS = 110  # 100 for training and 10 for validation
-DIGITS_TEST_PER_CLASS = 50
 _POOLS = {"pretrain": (0.0, 0.5), "train": (0.5, 0.75), "test": (0.75, 1.0)}
 _SIZE = 14  # pixels of a digit's side on the 32 x 32 canvas
 
@@ -186,11 +186,11 @@ _SIZE = 14  # pixels of a digit's side on the 32 x 32 canvas
 def digit_pairs(seed: int = 0) -> ImageData:
     """100 classes "00" to "99": two handwritten digits side by side, coloured and noisy, on 32 x 32 pixels.
 
-    Training and test images use disjoint handwriting (a quarter of scikit-learn's ``load_digits`` each), disjoint
-    from that of :func:`digit_pairs_for_pretraining`. Deterministic in ``seed``.
+    Training and test images use disjoint sets of handwritten digits (a quarter of scikit-learn's ``load_digits`` each, which
+    does not say who wrote which), disjoint from that of :func:`digit_pairs_for_pretraining`. Deterministic in ``seed``.
     """
-    x_train, y_train = _pairs("train", DIGITS_TRAIN_PER_CLASS, seed, clean=False)
-    x_test, y_test = _pairs("test", DIGITS_TEST_PER_CLASS, seed, clean=False)
+    x_train, y_train = _pairs("train", DATASETS["digits"].train_per_class, seed, clean=False)
+    x_test, y_test = _pairs("test", DATASETS["digits"].test_per_class, seed, clean=False)
     names = [f"{c:02d}" for c in range(100)]
     return _make("digits", x_train, y_train, x_test, y_test, names, f"scikit-learn load_digits, seed {seed}")
 

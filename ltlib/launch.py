@@ -14,7 +14,7 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from ltlib.backbones import is_small
 from ltlib.config import ConfigError, Profile, RunConfig
 from ltlib.records import RecordError, computed_as, load_record
-from ltlib.training import cpu_count, features, pick_device, prepare, run_or_load, weights_for
+from ltlib.training import Diverged, cpu_count, features, pick_device, prepare, run_or_load, weights_for
 
 
 class RunsFailed(RuntimeError):
@@ -66,7 +66,10 @@ def compute_runs(profile: Profile, jobs: int | None = None, device: str | None =
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
         try:
-            for future in as_completed([pool.submit(_pretrain, run, str(device)) for run in small]):
+            pretraining = {pool.submit(_pretrain, run, str(device)): run for run in small}
+            for future in as_completed(pretraining):
+                if isinstance(error := future.exception(), Diverged):
+                    raise RunsFailed(f"pretraining {pretraining[future].backbone}: {error}; lower lr in [pretraining.recipe]")
                 future.result()
             futures = {pool.submit(_run, run, str(device)): run for run in missing}
             for future in as_completed(futures):

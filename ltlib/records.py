@@ -17,8 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from ltlib.config import ROOT, Profile, RunConfig, atomic_path, build_dir, load_profile, results_dir
-from ltlib.datasets import NUM_CLASSES
+from ltlib.config import DATASETS, ROOT, Profile, RunConfig, atomic_path, build_dir, load_profile, results_dir
 from ltlib.longtail import train_counts
 from ltlib.losses import equals_softmax
 
@@ -50,7 +49,7 @@ def computed_as(config: RunConfig) -> RunConfig:
     Re-weighting equal counts, or shifting all logits by the same ln n, is softmax cross-entropy by mathematics
     (:func:`ltlib.losses.equals_softmax`): such runs are computed once, and the tables say so.
     """
-    counts = train_counts(config.protocol, config.train_set, NUM_CLASSES[config.dataset])
+    counts = train_counts(config.protocol, config.train_set, DATASETS[config.dataset].num_classes)
     if config.loss != "softmax" and equals_softmax(config.loss, counts, **dict(config.loss_options)):
         return dataclasses.replace(config, loss="softmax", loss_options=())
     return config
@@ -76,10 +75,30 @@ def load_record(config: RunConfig) -> Record | None:
         record = Record(**value)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise RecordError(f"{path}: not a record ({error}). Remove the file to run it again.") from None
-    if schema != SCHEMA or record.config != config.to_dict() or record.status not in ("done", "diverged"):
-        raise RecordError(f"{path}: a record of schema {schema} (expected {SCHEMA}), or of another config than its name says. "
-                          "Remove the file to run it again.")
+    except OSError as error:
+        raise RecordError(f"{path}: cannot be read ({error})") from None
+    whole = record.status == "diverged" or (record.status == "done" and "last" in record.results.get("evaluations", {}))
+    for good, fault in (
+        (schema == SCHEMA, f"has schema {schema}, expected {SCHEMA}"),
+        (record.config == config.to_dict(), "holds another config than its name says"),
+        (whole, f"has status {record.status!r} without the results that belong to it"),
+    ):
+        if not good:
+            raise RecordError(f"{path}: {fault}. Remove the file to run it again.")
     return record
+
+
+def check_origin(record: Record, config: RunConfig, data: dict, weights_sha256: str | None) -> None:
+    """Raise RecordError if a record was made from other data or weights than those at hand: their results do not mix."""
+    made = record.provenance
+    for what, known, here in (("data", _sums(made["data"]), _sums(data)), ("weights", made["weights"]["sha256"], weights_sha256)):
+        if here is not None and known != here:
+            raise RecordError(f"{record_path(config)} was made from other {what} than those at hand: expected {here}, found {known}. "
+                              f"Use the same {what}, or move results/{config.profile} away to run everything again.")
+
+
+def _sums(checksums: dict) -> dict:
+    return {key: value for key, value in checksums.items() if key != "origin"}
 
 
 def save_record(config: RunConfig, record: Record) -> None:

@@ -104,7 +104,7 @@ class Grid:
 
     def add_summary(self, summary: pd.DataFrame, protocol: str, train_set: str, eval_set: str, title, *, scale=100, digits=1,
                     best="max", interval=False) -> None:
-        """Add a column from :func:`summarise`. ``interval`` shows [low, high] of the finite test set instead of +-."""
+        """Add a column from :func:`summarise`; ``interval`` adds [low, high], what the finite test set leaves open."""
         values, text = {}, {}
         for backbone, loss in self.index:
             key = (protocol, train_set, backbone, loss, eval_set)
@@ -112,10 +112,11 @@ class Grid:
                 continue
             row = summary.loc[key]
             values[backbone, loss] = row["mean"]
+            text[backbone, loss] = number(row["mean"], row["half"], scale, digits)
             if interval:
-                text[backbone, loss] = f"{number(row['mean'])} [{scale * row['low']:.1f}, {scale * row['high']:.1f}]"
-            else:
-                text[backbone, loss] = number(row["mean"], row["half"], scale, digits)
+                text[backbone, loss] += f" [{scale * row['low']:.1f}, {scale * row['high']:.1f}]"
+            if row["seeds"] < len(self.profile.seeds):
+                text[backbone, loss] += f" ({row['seeds']} of {len(self.profile.seeds)} seeds)"
             if row["same_as_softmax"]:
                 self.daggers.add((backbone, loss))
         self.add(title, values, text, best)
@@ -172,7 +173,10 @@ def accuracy_grid(profile: Profile, records: pd.DataFrame, train_set: str) -> Gr
 
 
 def groups_grid(profile: Profile, records: pd.DataFrame, protocol: str, train_set: str) -> Grid:
-    """Balanced-test accuracy of the three groups in percent, with Wilson intervals for one seed and +- over several."""
+    """Balanced-test accuracy of the three groups in percent, +- over seeds, and Wilson's intervals of the finite test set.
+
+    With several seeds the brackets stand at the two tails alone, where they matter most and the page has room.
+    """
     grid, summary = Grid(profile), summarise(records)
     one_seed = len(profile.seeds) == 1
     sets = ["balanced", "balanced_head", "balanced_middle", "balanced_tail"]
@@ -181,7 +185,7 @@ def groups_grid(profile: Profile, records: pd.DataFrame, protocol: str, train_se
     for eval_set in sets:
         top = "Long-tailed test" if eval_set == "tail" else "Balanced test"
         title = "All" if eval_set == "balanced" else SET_TITLES[eval_set]
-        grid.add_summary(summary, protocol, train_set, eval_set, (top, title), interval=one_seed)
+        grid.add_summary(summary, protocol, train_set, eval_set, (top, title), interval=one_seed or title == "Tail")
     return grid
 
 

@@ -19,20 +19,22 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+import joblib
 import numpy as np
 import torch
 from timm.optim import create_optimizer_v2
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim.lr_scheduler import LambdaLR
 
-from ltlib.backbones import Classifier, Weights, build_backbone, build_head, find_weights, is_small, require_weights
+from ltlib.backbones import Classifier, Weights, build_backbone, build_head, check_name, find_weights, is_small, require_weights
 from ltlib.batches import FeatureBatches, ImageBatches, stream
-from ltlib.config import ConfigError, Profile, Recipe, RunConfig, atomic_path, cache_dir
+from ltlib.config import DATASETS, ConfigError, Profile, Recipe, RunConfig, atomic_path, cache_dir
 from ltlib.datasets import ImageData, digit_pairs_for_pretraining, load_dataset
 from ltlib.longtail import make_splits, train_counts
 from ltlib.losses import Loss, build_loss, class_balanced_weights
 from ltlib.metrics import balanced_accuracy, class_hits, evaluate
-from ltlib.records import Record, computed_as, environment, load_record, logits_path, save_record
+from ltlib.records import Record, check_origin, computed_as, environment, load_record, logits_path, save_record
 
 DRW_BETA = 0.9999
 
@@ -44,19 +46,22 @@ class Diverged(RuntimeError):
 def pick_device(wanted: str | None = None) -> torch.device:
     """The device of ``DEVICE=``: "auto" (default) takes a GPU where there is one. Raises ConfigError if it is not there."""
     wanted = wanted or os.environ.get("DEVICE") or "auto"
+    fault = "another kind of device"
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(wanted)
         torch.zeros(1, device=device)
+        if device.type in ("cpu", "cuda"):
+            return device
     except Exception as error:  # RuntimeError, AssertionError: whatever the backend says
-        raise ConfigError(f"DEVICE = {wanted!r}: expected auto, cpu, or a device of this machine ({error})") from None
-    return device
+        fault = str(error).splitlines()[0]
+    raise ConfigError(f"DEVICE = {wanted!r}: expected auto, cpu, or a CUDA device of this machine ({fault})")
 
 
 def cpu_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: affinity and the limits of its container counted in."""
+    return joblib.cpu_count()
 
 
 @contextlib.contextmanager
@@ -153,22 +158,35 @@ def fit(model: nn.Module, loss: Loss, batches: FeatureBatches, recipe: Recipe, s
 def prepare(profile: Profile, device: torch.device, say: Callable[[str], None] = print) -> None:
     """Everything that the runs of a profile share: data, weights (all of them, before anything is computed).
 
-    Raises MissingWeights, DataError or ConfigError.
+    Raises MissingWeights, DataError or ConfigError; RecordError if finished runs were made from other data or weights.
     """
+    for config in profile.configs():
+        check_name(config.backbone)
+        counts = train_counts(config.protocol, config.train_set, DATASETS[config.dataset].num_classes)
+        build_loss(config.loss, counts, **dict(config.loss_options))
+        _require_pretraining(config)
     weights = require_weights([b for b in profile.backbones if not is_small(b)])
     data = load_dataset(profile.dataset)
     say(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images ({data.checksums['origin']})")
     for name, found in weights.items():
         say(f"weights: {name} from {found.origin}")
+    for config in map(computed_as, profile.configs()):
+        if record := load_record(config):
+            found = weights.get(config.backbone)
+            check_origin(record, config, data.checksums, found.checksum if found else None)
 
 
 def weights_for(config: RunConfig, device: torch.device, say: Callable[[str], None] = lambda line: None) -> Weights:
     """Pretrained weights of a run's backbone: found for timm's names, made on the spot for the small variants."""
     if not is_small(config.backbone):
         return find_weights(config.backbone)
-    if config.pretraining is None:
-        raise ConfigError(f"{config.backbone}: expected a [pretraining] table in the profile; it has no published weights")
+    _require_pretraining(config)
     return _pretrained_small(config.backbone, config.pretraining, device, say)
+
+
+def _require_pretraining(config: RunConfig) -> None:
+    if is_small(config.backbone) and config.pretraining is None:
+        raise ConfigError(f"{config.backbone}: expected a [pretraining] table in the profile; it has no published weights")
 
 
 def _pretrained_small(name: str, pretraining, device: torch.device, say) -> Weights:
@@ -289,7 +307,6 @@ def _train(config: RunConfig, device: torch.device, say) -> Record:
 def _fit_and_evaluate(config, data: ImageData, splits, counts, weights, device, say) -> tuple[dict, Tensor]:
     recipe = config.recipe
     loss = build_loss(config.loss, counts, **dict(config.loss_options))
-    drw_epoch = None if config.drw is None else round(config.drw * recipe.epochs)
     drw_weights = None if config.drw is None else class_balanced_weights(counts, DRW_BETA)
     with _reproducible(config.seed):
         build = _finetune_parts if config.mode == "finetune" else _probe_parts
@@ -298,11 +315,12 @@ def _fit_and_evaluate(config, data: ImageData, splits, counts, weights, device, 
 
         def validate():
             logits, labels = predict(model, val, precision), val.labels.cpu()
-            return {"val_acc": balanced_accuracy(logits, labels), "val_loss": evaluate(logits, labels, criterion)["loss"]}
+            val_loss = F.cross_entropy(criterion.prediction_logits(logits.double()), labels)
+            return {"val_acc": balanced_accuracy(logits, labels), "val_loss": float(val_loss)}
 
         criterion = build_loss(config.loss, counts, **dict(config.loss_options)).eval()  # without DRW's weights, on the CPU
         curve, picked = fit(model, loss, train, recipe, config.seed, precision=precision, validate=validate if val else None,
-                            drw_epoch=drw_epoch, drw_weights=drw_weights, say=lambda line: say(f"{config.describe()}: {line}"))
+                            drw_epoch=config.drw_epoch, drw_weights=drw_weights, say=lambda line: say(f"{config.describe()}: {line}"))
         last_logits = predict(model, test, precision)
         if picked is not None and picked["epoch"] < recipe.epochs:
             model.load_state_dict(picked["model"])

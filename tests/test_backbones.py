@@ -63,11 +63,31 @@ def test_local_weights_are_loaded_to_the_last_key_and_their_normalisation_honour
 def test_weights_of_another_model_are_refused(weights_dir):
     folder, _ = weights_dir
     save_file({"nonsense": torch.zeros(1)}, folder / f"{TINY}.safetensors")
-    with pytest.raises((RuntimeError, ConfigError), match="nonsense"):
+    with pytest.raises(ConfigError, match=r"mobilenetv2_035.safetensors: expected the weights of this very model"):
         build_backbone(TINY, find_weights(TINY))
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"mean": [0.5], "std": [0.5]}', '{"mean": [0, 0, 0], "std": [1, 1, 0]}', "[]"])
+def test_truncated_weights_are_refused(weights_dir):
+    path = weights_dir[0] / f"{TINY}.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match="whole"):
+        build_backbone(TINY, find_weights(TINY))
+
+
+def test_a_weights_folder_that_is_not_there_is_refused(fresh_caches, monkeypatch, tmp_path):
+    monkeypatch.setenv("LTLIB_WEIGHTS", str(tmp_path / "typo"))
+    with pytest.raises(ConfigError, match="expected a folder"):
+        find_weights(TINY)
+
+
+def test_heads_compute_in_float32_under_autocast():
+    model = Classifier(torch.nn.Flatten(), build_head("cosine", 12, 3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model(torch.randn(2, 3, 2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"mean": [0.5], "std": [0.5]}', '{"mean": [0, 0, 0], "std": [1, 1, 0]}', "[]", '{"mean": "123", "std": "123"}',
+                                  '{"mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "nearest"}'])
 def test_a_damaged_description_is_refused(weights_dir, text):
     (weights_dir[0] / f"{TINY}.json").write_text(text)
     with pytest.raises(ConfigError, match="expected a JSON file with mean and std"):

@@ -1,3 +1,5 @@
+import os
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
@@ -85,11 +87,18 @@ def test_pages_per_backbone_know_only_theirs(library, profile):
 
 
 def test_what_a_kill_left_behind_is_swept_away(library, profile, out):
-    left = out / "build" / "smoke" / "notebooks" / ".01_a-killed"
-    left.mkdir(parents=True)
-    (left / "notebook.ipynb").write_text("half")
+    folder = out / "build" / "smoke" / "notebooks"
+    dead, alive = folder / ".01_a.4194399.x.tmp", folder / f".01_b.{os.getpid()}.x.tmp"
+    for left in (dead, alive):
+        left.mkdir(parents=True)
+        (left / "notebook.ipynb").write_text("half")
+    record = out / "results" / "smoke" / ".id.json.4194399.1.tmp.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("half")
     book.sweep(profile)
-    assert not left.exists()
+    assert not dead.exists()
+    assert not record.exists()
+    assert alive.exists()
 
 
 def test_html_is_made_once_and_indexed(library, profile, out):

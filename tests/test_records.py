@@ -95,3 +95,14 @@ def test_code_version_outside_git(monkeypatch, tmp_path):
     monkeypatch.setattr(records, "ROOT", tmp_path)
     assert records.code_version() == {"commit": "unknown", "dirty": True}
     records.code_version.cache_clear()
+
+
+def test_records_from_other_data_or_weights_do_not_mix(smoke):
+    config = config_of(smoke)
+    record = Record(config.id, "done", config.to_dict(), results(), {"data": {"origin": "a", "x": "1"}, "weights": {"sha256": "2"}})
+    records.check_origin(record, config, {"origin": "elsewhere", "x": "1"}, "2")
+    records.check_origin(record, config, {"x": "1"}, None)
+    with pytest.raises(RecordError, match="other data"):
+        records.check_origin(record, config, {"x": "9"}, "2")
+    with pytest.raises(RecordError, match="other weights"):
+        records.check_origin(record, config, {"x": "1"}, "9")

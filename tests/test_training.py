@@ -124,9 +124,9 @@ def test_a_slow_run_says_where_it_is(monkeypatch):
     assert [line.split(",")[0] for line in said] == ["epoch 1/3", "epoch 2/3"]
 
 
-@pytest.mark.parametrize("wanted", ["cuda:99", "toaster"])
+@pytest.mark.parametrize("wanted", ["cuda:99", "toaster", "meta"])
 def test_an_impossible_device_is_refused(wanted):
-    with pytest.raises(ConfigError, match="expected auto, cpu, or a device of this machine"):
+    with pytest.raises(ConfigError, match="expected auto, cpu, or a CUDA device"):
         pick_device(wanted)
 
 
