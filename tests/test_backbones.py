@@ -86,7 +86,8 @@ def test_heads_compute_in_float32_under_autocast():
         assert model(torch.randn(2, 3, 2, 2)).dtype == torch.float32
 
 
-@pytest.mark.parametrize("text", ["", "{}", '{"mean": [0.5], "std": [0.5]}', '{"mean": [0, 0, 0], "std": [1, 1, 0]}', "[]", '{"mean": "123", "std": "123"}',
+@pytest.mark.parametrize("text", ["", "{}", '{"mean": [0.5], "std": [0.5]}', '{"mean": [0, 0, 0], "std": [1, 1, 0]}', "[]",
+                                  '{"mean": "123", "std": "123"}',
                                   '{"mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "nearest"}'])
 def test_a_damaged_description_is_refused(weights_dir, text):
     (weights_dir[0] / f"{TINY}.json").write_text(text)
