@@ -110,14 +110,17 @@ def execute(page: Page, say: Callable[[str], None] = print) -> None:
         draft, figures = Path(temporary) / "notebook.ipynb", Path(temporary) / "figures"
         figures.mkdir()
         try:
-            papermill.execute_notebook(page.source, draft, page.parameters | {"figures": str(figures)}, kernel_name="python3",
-                                       cwd=str(NOTEBOOKS), progress_bar=False, config=_kernel_config())
+            os.environ["LTLIB_FIGURES"] = str(figures)  # the kernel inherits it
+            papermill.execute_notebook(page.source, draft, page.parameters, kernel_name="python3", cwd=str(NOTEBOOKS),
+                                       progress_bar=False, config=_kernel_config())
         except (DeadKernelError, RuntimeError) as error:
             raise NotebookFailed(f"{page.name}: the kernel died or did not start ({error}). Run again, with more memory free.") from None
         except PapermillExecutionError as error:
             os.replace(draft, failed)
             raise NotebookFailed(f"{page.name}: cell {error.exec_count} raised {error.ename}: {error.evalue}\nThe failed copy, with the "
                                  f"whole traceback: {failed}") from None
+        finally:
+            del os.environ["LTLIB_FIGURES"]
         notebook = nbformat.read(draft, as_version=4)
         outputs = {}
         for made in sorted(p for p in figures.rglob("*") if p.is_file()):

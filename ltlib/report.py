@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from pathlib import Path
 
@@ -222,11 +223,14 @@ def set_style() -> None:
 
 
 class Output:
-    """Where a notebook's figures and tables go: ``figures/<profile>`` unless told otherwise."""
+    """Where a notebook's figures and tables go: ``figures/<profile>``, or the folder that ``LTLIB_FIGURES`` names.
 
-    def __init__(self, profile: Profile, folder: str = ""):
+    Under make that is a temporary one: they move into place when the whole notebook has succeeded.
+    """
+
+    def __init__(self, profile: Profile):
         self.profile = profile
-        self.folder = Path(folder) if folder else figures_dir(profile.name)
+        self.folder = Path(os.environ.get("LTLIB_FIGURES") or figures_dir(profile.name))
         set_style()
 
     def figure(self, figure: matplotlib.figure.Figure, name: str, png: bool = False) -> None:

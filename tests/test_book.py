@@ -8,8 +8,8 @@ from ltlib import book
 from ltlib.book import NotebookFailed, execute, execute_stale, pages, write_html
 from ltlib.config import figures_dir, load_profile
 
-PARAMETERS = 'profile = "demo"\nbackbones = []\nlosses = []\nseeds = []\nfigures = ""'
-WRITE = "from pathlib import Path\nPath(figures, 'made.pdf').write_text('made by ' + profile)"
+PARAMETERS = 'profile = "demo"\nbackbones = []\nlosses = []\nseeds = []'
+WRITE = "import os, pathlib\npathlib.Path(os.environ['LTLIB_FIGURES'], 'made.pdf').write_text('made by ' + profile)"
 
 
 def notebook(path, *cells):
@@ -115,7 +115,7 @@ def test_html_is_made_once_and_indexed(library, profile, out):
 def test_the_parameters_cells_of_all_notebooks_have_the_names_that_pages_pass():
     import papermill
 
-    names = {*pages(load_profile("demo"))[0].parameters, "figures"}
+    names = set(pages(load_profile("demo"))[0].parameters)
     for source in sorted(book.NOTEBOOKS.glob("*.ipynb")):
         assert set(papermill.inspect_notebook(source)) == names, source.name
 

@@ -134,8 +134,9 @@ def test_figures_are_the_same_bytes_when_made_again(out, profile):
     assert made[0].startswith(b"%PDF")
 
 
-def test_tables_go_to_the_given_folder(tmp_path, profile):
-    output = report.Output(profile, str(tmp_path))
+def test_tables_go_to_the_given_folder(tmp_path, profile, monkeypatch):
+    monkeypatch.setenv("LTLIB_FIGURES", str(tmp_path))
+    output = report.Output(profile)
     output.table(grid(profile, rows("softmax", [0.5, 0.6])), "one")
     output.frame(pd.DataFrame({"a %": ["1–2"]}, index=["x_1"]), "two")
     assert "Seeds: 0, 1. Mean $\\pm$ half the 95 \\% t interval" in (tmp_path / "tables" / "one.tex").read_text()

@@ -1,0 +1,194 @@
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ltlib.batches import FeatureBatches, ImageBatches, stream
+
+N = 23
+IMAGES = np.random.default_rng(0).integers(0, 256, (N, 8, 8, 3), dtype=np.uint8)
+LABELS = np.arange(N)  # the label is the index, so that a batch says which images it holds
+PLAIN = dict(batch_size=5, resolution=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+examples = settings(deadline=None, max_examples=50)
+
+
+def image_batches(images=IMAGES, labels=LABELS, **changes):
+    return ImageBatches(images, labels, **{**PLAIN, **changes})
+
+
+def augmented(seed=0, epoch=0, **changes):
+    """The images of an epoch in the stored order."""
+    x, index = map(torch.cat, zip(*image_batches(crop_padding=3, flip=True, **changes).epoch(seed, epoch), strict=True))
+    return x[index.argsort()]
+
+
+def order(seed=0, epoch=0, **changes):
+    return torch.cat([labels for _, labels in image_batches(**changes).epoch(seed, epoch)]).tolist()
+
+
+# ------------------------------------------------------------------------------------------ order and sizes
+
+
+@given(n=st.integers(1, 200), batch_size=st.integers(1, 60), seed=st.integers(0, 1000), epoch=st.integers(0, 1000))
+@examples
+def test_an_epoch_is_a_permutation_in_batches_that_differ_by_one_at_most(n, batch_size, seed, epoch):
+    batches = FeatureBatches(torch.arange(n)[:, None].float(), torch.arange(n), batch_size)
+    drawn = list(batches.epoch(seed, epoch))
+    sizes = [len(labels) for _, labels in drawn]
+    assert sorted(torch.cat([labels for _, labels in drawn]).tolist()) == list(range(n))
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
+    assert len(drawn) == len(batches) == math.ceil(n / batch_size)
+
+
+def test_rows_and_labels_stay_together():
+    batches = FeatureBatches(torch.arange(10.0)[:, None] * 3, torch.arange(10), batch_size=4)
+    for x, labels in batches.epoch(0, 0):
+        assert torch.equal(x[:, 0], 3.0 * labels)
+
+
+def test_the_order_depends_on_seed_and_epoch_and_not_on_the_batch_size():
+    assert order(seed=1, epoch=2) == order(seed=1, epoch=2, batch_size=7)
+    assert len({tuple(order(seed, epoch)) for seed, epoch in itertools.product(range(3), range(3))}) == 9
+
+
+def test_the_order_is_the_same_with_and_without_augmentation():
+    assert order() == order(crop_padding=3, flip=True)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, N])
+def test_the_augmentation_of_an_image_does_not_depend_on_the_batch_it_is_in(batch_size):
+    torch.testing.assert_close(augmented(batch_size=batch_size), augmented(), rtol=0, atol=0)
+
+
+def test_the_augmentation_changes_with_seed_and_epoch_and_comes_back():
+    first = augmented(seed=0, epoch=0)
+    assert torch.equal(first, augmented(seed=0, epoch=0))
+    assert not torch.equal(first, augmented(seed=0, epoch=1))
+    assert not torch.equal(first, augmented(seed=1, epoch=0))
+
+
+def test_an_epoch_does_not_depend_on_the_epochs_before_it():
+    batches = image_batches(crop_padding=3, flip=True)
+    for epoch in (0, 1):
+        list(batches.epoch(0, epoch))
+    again, fresh = list(batches.epoch(0, 2)), list(image_batches(crop_padding=3, flip=True).epoch(0, 2))
+    assert all(torch.equal(x, y) for (x, _), (y, _) in zip(again, fresh, strict=True))
+
+
+def test_an_epoch_leaves_the_global_random_state_alone_and_does_not_depend_on_it():
+    state = torch.get_rng_state()
+    first = augmented()
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(12345)
+    assert torch.equal(augmented(), first)
+
+
+def test_streams_of_different_purposes_differ():
+    draws = {tuple(torch.rand(3, generator=stream(0, 0, purpose)).tolist()) for purpose in ("order", "augment", "loss")}
+    assert len(draws) == 3
+
+
+# --------------------------------------------------------------------------------------------- augmentation
+
+
+@pytest.mark.parametrize(("padding", "flip"), [(0, True), (3, False), (3, True)])
+def test_crop_and_flip_are_those_of_a_slow_reference(padding, flip):
+    batches = image_batches(crop_padding=padding, flip=flip)
+    for x, index in batches.epoch(4, 2):
+        for image, i in zip(x, index.tolist(), strict=True):
+            top, left = batches.offsets[:, i].tolist()
+            expected = np.pad(IMAGES[i], ((padding, padding), (padding, padding), (0, 0)))[top : top + 8, left : left + 8]
+            if flip and batches.flips[i]:
+                expected = expected[:, ::-1]
+            np.testing.assert_allclose(image.permute(1, 2, 0) * 255, expected, atol=1e-3)
+
+
+def test_crops_reach_every_offset_and_half_of_the_images_are_flipped():
+    n = 4000
+    batches = image_batches(np.zeros((n, 2, 2, 3), np.uint8), np.arange(n), batch_size=n, resolution=2, crop_padding=2, flip=True)
+    list(batches.epoch(0, 0))
+    shares = torch.stack([torch.bincount(offsets, minlength=5) for offsets in batches.offsets]) / n
+    assert shares.shape == (2, 5)
+    assert (shares - 0.2).abs().max() < 0.03
+    assert abs(batches.flips.float().mean().item() - 0.5) < 0.04
+
+
+def test_without_augmentation_an_epoch_shows_the_images_as_they_are():
+    for x, index in image_batches().epoch(0, 0):
+        np.testing.assert_allclose(x.permute(0, 2, 3, 1) * 255, IMAGES[index.numpy()], atol=1e-3)
+
+
+def test_evaluation_is_in_the_stored_order_and_never_augmented():
+    x = torch.cat(list(image_batches(crop_padding=3, flip=True).in_order()))
+    np.testing.assert_allclose(x.permute(0, 2, 3, 1) * 255, IMAGES, atol=1e-3)
+
+
+def test_evaluation_batches_are_full_but_the_last():
+    assert [len(x) for x in image_batches().in_order()] == [5, 5, 5, 5, 3]
+
+
+# ------------------------------------------------------------------------------------- what the model gets
+
+
+def test_pixels_are_normalised_channel_by_channel():
+    x = torch.cat(list(image_batches(mean=MEAN, std=STD).in_order()))
+    expected = (IMAGES / 255 - np.array(MEAN)) / np.array(STD)
+    np.testing.assert_allclose(x.permute(0, 2, 3, 1), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("resolution", [4, 16])
+def test_images_are_resized_before_they_are_normalised(resolution, interpolation):
+    (x,) = image_batches(batch_size=N, resolution=resolution, interpolation=interpolation, mean=MEAN, std=STD).in_order()
+    nchw = torch.tensor(IMAGES).permute(0, 3, 1, 2).double()
+    resized = torch.nn.functional.interpolate(nchw, (resolution, resolution), mode=interpolation, antialias=True)
+    expected = (resized / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    assert x.shape == (N, 3, resolution, resolution)
+    torch.testing.assert_close(x.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("resolution", [4, 8, 16])
+def test_a_constant_image_keeps_its_value_at_any_resolution(resolution):
+    grey = np.full((2, 8, 8, 3), 128, np.uint8)
+    (x,) = image_batches(grey, np.arange(2), resolution=resolution).in_order()
+    torch.testing.assert_close(x, torch.full_like(x, 128 / 255))
+
+
+def test_images_that_are_not_square_are_made_square():
+    (x,) = image_batches(IMAGES[:, :6], batch_size=N).in_order()
+    assert x.shape == (N, 3, 8, 8)
+
+
+@pytest.mark.parametrize("changes", [{}, {"resolution": 16}, {"crop_padding": 3, "flip": True}], ids=repr)
+def test_batches_are_float32_channels_last_with_int64_labels(changes):
+    x, labels = next(image_batches(**changes).epoch(0, 0))
+    assert (x.dtype, labels.dtype) == (torch.float32, torch.int64)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_the_callers_arrays_may_be_read_only_and_are_not_changed():
+    images = IMAGES.copy()
+    images.setflags(write=False)
+    list(image_batches(images, crop_padding=3, flip=True).epoch(0, 0))
+    np.testing.assert_array_equal(images, IMAGES)
+
+
+# ----------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize("images", [IMAGES / 255, IMAGES.astype(np.int64), IMAGES[0], IMAGES.transpose(0, 3, 1, 2), IMAGES[..., :1]])
+def test_images_of_another_dtype_or_shape_are_refused(images):
+    with pytest.raises(ValueError, match=r"images: expected uint8 \(N, H, W, 3\)"):
+        image_batches(images)
+
+
+@pytest.mark.parametrize(("rows", "labels"), [(N, N - 1), (0, 0)])
+def test_unequal_or_empty_rows_and_labels_are_refused(rows, labels):
+    with pytest.raises(ValueError, match=f"got {labels} and {rows}"):
+        image_batches(IMAGES[:rows], LABELS[:labels])

@@ -1,0 +1,465 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from ltlib import config
+from ltlib.config import ConfigError, Pretraining, Protocol, Recipe, RunConfig, atomic_path, load_profile, profile_names
+from ltlib.losses import LOSSES, build_loss
+
+PROFILE = """
+title = "Mine"
+dataset = "digits"
+mode = "finetune"
+backbones = ["vit_small32", "resnetv2_small32"]
+losses = ["softmax", "ldam"]
+seeds = [0, 1]
+
+[protocols.thesis]
+max_count = 100
+balanced_count = 21
+val_per_class = 10
+test_per_class = 50
+longtailed_test = true
+groups = "thesis"
+
+[protocols.other]
+max_count = 50
+balanced_count = 10
+val_per_class = 10
+test_per_class = 50
+longtailed_test = false
+groups = "survey"
+
+[recipe]
+epochs = 8
+batch_size = 64
+optimizer = "adamw"
+lr = 3.0e-3
+resolution = 32
+"""
+RECIPE = dict(epochs=8, batch_size=64, optimizer="adamw", lr=3e-3, resolution=32)
+PROTOCOL = dict(name="thesis", max_count=100, balanced_count=21, val_per_class=10, test_per_class=50, longtailed_test=True, groups="thesis")
+
+
+def run_config(**changes):
+    values = dict(dataset="digits", protocol=Protocol(**PROTOCOL), train_set="balanced", backbone="vit_small32", loss="softmax")
+    return RunConfig(**{**values, "seed": 0, "mode": "finetune", "recipe": Recipe(**RECIPE), **changes})
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load PROFILE from a file of its own, after replacing ``old`` by ``new`` and appending ``more``."""
+
+    def load(old="", new="", more="", **overrides):
+        assert old in PROFILE
+        path = tmp_path / "mine.toml"
+        path.write_text(PROFILE.replace(old, new, 1) + more if old else PROFILE + more)
+        return load_profile(str(path), **overrides)
+
+    return load
+
+
+# ---------------------------------------------------------------------------------------------- profiles
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_profile_loads_and_its_runs_have_ids_of_their_own(name):
+    profile = load_profile(name)
+    configs = profile.configs()
+    axes = (profile.backbones, profile.protocols, profile.train_sets, profile.losses, profile.seeds)
+    expected = 1
+    for axis in axes:
+        expected *= len(axis)
+    assert len({c.id for c in configs}) == len(configs) == expected
+    assert (profile.name, profile.path) == (name, name)
+    assert {c.profile for c in configs} == {name}
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_profile_says_everything_that_it_deviates_in(name):
+    assert load_profile(name).deviations
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_loss_options_of_every_profile_build(name):
+    for run in load_profile(name).configs():
+        build_loss(run.loss, [2, 1], **dict(run.loss_options))
+
+
+def test_the_designs_profiles_are_there():
+    assert {"smoke", "demo", "probe", "finetune", "thesis"} <= set(profile_names())
+
+
+def test_the_names_of_the_losses_are_those_of_the_registry():
+    assert tuple(LOSSES) == config.LOSS_NAMES
+
+
+def test_a_profile_of_your_own_is_loaded_by_its_path(load, tmp_path):
+    profile = load()
+    assert (profile.name, profile.path) == ("mine", str(tmp_path / "mine.toml"))
+    assert profile.recipe == Recipe(**RECIPE)
+    assert [p.name for p in profile.protocols] == ["thesis", "other"]
+    assert len(profile.configs()) == 2 * 2 * 2 * 2 * 2
+
+
+def test_runs_come_in_the_order_of_the_tables(load):
+    runs = load().configs()
+    first = [(c.backbone, c.protocol.name, c.train_set, c.loss, c.seed) for c in runs[:5]]
+    start = ("vit_small32", "thesis")
+    assert first == [
+        (*start, "balanced", "softmax", 0),
+        (*start, "balanced", "softmax", 1),
+        (*start, "balanced", "ldam", 0),
+        (*start, "balanced", "ldam", 1),
+        (*start, "longtailed", "softmax", 0),
+    ]
+
+
+def test_overrides_replace_backbones_losses_and_seeds(load):
+    profile = load(backbones=["resnet18"], losses=("focal",), seeds=[5, 6])
+    assert (profile.backbones, profile.losses, profile.seeds) == (("resnet18",), ("focal",), (5, 6))
+
+
+def test_a_narrowed_profile_has_the_runs_of_the_whole_one(load):
+    assert {c.id for c in load(losses=["ldam"], seeds=[1]).configs()} < {c.id for c in load().configs()}
+
+
+def test_a_backbones_recipe_gives_the_same_run_as_the_same_common_recipe(load):
+    override = '\n[recipe_by_backbone.vit_small32]\nlr = 1\nschedule = "step"\nmilestones = [2, 4]\n'
+    common = load("lr = 3.0e-3", 'lr = 1.0\nschedule = "step"\nmilestones = [2, 4]')
+    assert load(more=override).configs()[0] == common.configs()[0]
+    assert load(more=override).configs()[0].id == common.configs()[0].id
+
+
+def test_a_backbones_recipe_overrides_the_common_one_for_it_alone(load):
+    profile = load(more="\n[recipe_by_backbone.vit_small32]\nlr = 1.0e-3\n")
+    rates = {c.backbone: c.recipe.lr for c in profile.configs()}
+    assert rates == {"vit_small32": 1e-3, "resnetv2_small32": 3e-3}
+
+
+def test_loss_options_reach_the_runs_of_that_loss_alone(load):
+    runs = load(more="\n[loss_options.ldam]\nscale = 20.0\nmax_margin = 0.3\n").configs()
+    assert {(c.loss, c.loss_options) for c in runs} == {("softmax", ()), ("ldam", (("max_margin", 0.3), ("scale", 20.0)))}
+
+
+def test_drw_of_a_profile_reaches_ldam_alone(load):
+    runs = load("seeds = [0, 1]", "seeds = [0]\ndrw = 0.8").configs()
+    assert {(c.loss, c.drw) for c in runs} == {("softmax", None), ("ldam", 0.8)}
+
+
+def test_a_protocol_is_found_by_its_name(load):
+    assert load().protocol("other").max_count == 50
+    with pytest.raises(ConfigError, match=r"protocol = 'othr'.*did you mean 'other'"):
+        load().protocol("othr")
+
+
+def test_whole_numbers_are_taken_where_a_number_is_wanted(load):
+    rate = load("lr = 3.0e-3", "lr = 1").recipe.lr
+    assert (rate, type(rate)) == (1.0, float)
+
+
+# ------------------------------------------------------------------------------------ refusals of a profile
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        # unknown keys, with a hint where there is a near one
+        ("seeds = ", "seed = ", r"key = 'seed': .*did you mean 'seeds'"),
+        ("batch_size", "batchsize", r"recipe: key = 'batchsize': .*did you mean 'batch_size'"),
+        ("max_count", "maxcount", r"protocols\[0\]: key = 'maxcount': .*did you mean 'max_count'"),
+        ("[recipe]", "[colour]\nof = 1\n[recipe]", r"key = 'colour'"),
+        ("title =", 'name = "x"\ntitle =', r"key 'name' is not to be set"),
+        ("title =", 'path = "x"\ntitle =', r"key 'path' is not to be set"),
+        # missing keys
+        ('dataset = "digits"\n', "", r"key 'dataset' is missing"),
+        ("epochs = 8\n", "", r"recipe: the key 'epochs' is missing \(a whole number\)"),
+        ("test_per_class = 50\n", "", r"protocols\[0\]: the key 'test_per_class' is missing"),
+        # wrong types
+        ("seeds = [0, 1]", "seeds = 0", r"seeds = 0: expected a list"),
+        ("seeds = [0, 1]", 'seeds = [0, "1"]', r"seeds\[1\] = '1': expected a whole number"),
+        ("epochs = 8", "epochs = 8.0", r"recipe: epochs = 8.0: expected a whole number"),
+        ("epochs = 8", "epochs = true", r"recipe: epochs = True: expected a whole number"),
+        ("lr = 3.0e-3", 'lr = "3e-3"', r"recipe: lr = '3e-3': expected a number \(write 1.0e-4, not 1e-4 in quotes\)"),
+        ("longtailed_test = true", "longtailed_test = 1", r"longtailed_test = 1: expected true or false"),
+        ('title = "Mine"', "title = 3", r"title = 3: expected a string in quotes"),
+        ("seeds =", "recipe_by_backbone = 3\nseeds =", r"recipe_by_backbone = 3: expected a table"),
+        ("seeds =", "pretraining = 3\nseeds =", r"pretraining = 3: expected a table"),
+        # impossible values
+        ('dataset = "digits"\nmode = "finetune"', 'dataset = "digits"\nmode = "finetunes"', r"mode = 'finetunes'.*did you mean 'finetune'"),
+        ('"ldam"', '"ldma"', r"losses = 'ldma'.*did you mean 'ldam'"),
+        ("seeds = [0, 1]", "seeds = []", r"seeds = \(\): expected at least one"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", r"seeds = \(0, 0\): expected each one once"),
+        ("seeds = [0, 1]", "seeds = [-1]", r"seed = -1: expected 0 to 4294967295"),
+        ("seeds = [0, 1]", 'seeds = [0]\ntrain_sets = ["long"]', r"train_set = 'long'"),
+        ("seeds = [0, 1]", "seeds = [0]\ndrw = 1.5", r"drw = 1.5: expected a fraction"),
+        ('groups = "thesis"', 'groups = "theses"', r"groups = 'theses'.*did you mean 'thesis'"),
+        ("max_count = 100", "max_count = 111", r"protocol thesis: max_count = 111: expected at most 110, what digits has"),
+        ("test_per_class = 50", "test_per_class = 51", r"protocol thesis: test_per_class = 51: expected at most 50"),
+        ('dataset = "digits"', 'dataset = "digit"', r"dataset = 'digit'.*did you mean 'digits'"),
+        ("max_count = 100", "max_count = 0", r"max_count = 0: expected at least 1"),
+        ("epochs = 8", "epochs = 0", r"recipe: epochs = 0: expected at least 1"),
+        ("lr = 3.0e-3", "lr = nan", r"recipe: lr = nan: expected a number above 0"),
+        ('optimizer = "adamw"', 'optimizer = "adamv"', r"recipe: optimizer = 'adamv'.*did you mean 'adam'"),
+        # and what is no TOML at all
+        ("seeds = [0, 1]", "seeds = [0, 1", r"mine.toml: not a readable TOML file"),
+    ],
+)
+def test_a_mistake_in_a_profile_is_named(load, old, new, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        load(old, new)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("table", ["", "[protocols]\nthesis = 3\n"])
+def test_a_profile_without_tables_of_protocols_is_refused(tmp_path, table):
+    path = tmp_path / "mine.toml"
+    path.write_text(PROFILE.split("[protocols.thesis]")[0] + table + "[recipe]" + PROFILE.split("[recipe]")[1])
+    with pytest.raises(ConfigError, match=r"mine.toml: protocols: expected tables like \[protocols.thesis\]"):
+        load_profile(str(path))
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("[recipe_by_backbone.vit_small32]\nlearning_rate = 1.0", r"recipe_by_backbone.vit_small32: key = 'learning_rate'"),
+        ("[recipe_by_backbone.vit_small32]\nlr = -1.0", r"recipe_by_backbone.vit_small32: lr = -1.0"),
+        ("[recipe_by_backbone.vit_small32]\nlr = '1'", r"recipe_by_backbone.vit_small32: lr = '1': expected a number"),
+        ("[loss_options.foca]\ngamma = 1.0", r"losses = 'foca'.*did you mean 'focal'"),
+        ("[recipe_by_backbone]\nvit_small32 = 3", r"recipe_by_backbone.vit_small32 = 3: expected a table"),
+        ("[recipe_by_backbone.vit_smal32]\nlr = 1.0", r"recipe_by_backbone = 'vit_smal32'.*did you mean 'vit_small32'"),
+        ("[loss_options]\nldam = 3", r"loss_options.ldam = 3: expected a table like \[loss_options.ldam\]"),
+        ("[pretraining]\nimages = 0\n[pretraining.recipe]\n" + PROFILE.split("[recipe]")[1], r"pretraining: images = 0: expected"),
+        ("[pretraining]\nimages = 9", r"pretraining: the key 'recipe' is missing \(a table\)"),
+    ],
+)
+def test_a_mistake_in_an_optional_table_is_named(load, more, message):
+    with pytest.raises(ConfigError, match=message):
+        load(more="\n" + more)
+
+
+def test_an_unknown_profile_is_refused_with_the_known_ones():
+    with pytest.raises(ConfigError, match=r"PROFILE = 'dmo': expected one of .*demo.*or the path of a TOML file"):
+        load_profile("dmo")
+
+
+def test_a_file_named_like_one_of_the_workbooks_profiles_is_refused(tmp_path):
+    path = tmp_path / "demo.toml"
+    path.write_text(PROFILE)
+    with pytest.raises(ConfigError, match=r"results/demo belongs to the workbook's own profile"):
+        load_profile(str(path))
+
+
+def test_a_file_that_is_no_text_is_refused(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"mine.toml: not a readable TOML file"):
+        load_profile(str(path))
+
+
+def test_a_path_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"nothing\.toml"):
+        load_profile(str(tmp_path / "nothing.toml"))
+
+
+# --------------------------------------------------------------------------------------- single values
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"momentum": 1.0}, "momentum = 1.0"),
+        ({"weight_decay": -1.0}, "weight_decay = -1.0"),
+        ({"crop_padding": -1}, "crop_padding = -1"),
+        ({"warmup_epochs": 8.0}, "warmup_epochs = 8.0: expected below epochs = 8"),
+        ({"decay": 0.0}, "decay = 0.0"),
+        ({"schedule": "linear"}, "schedule = 'linear'"),
+        ({"precision": "float16"}, "precision = 'float16'"),
+        ({"milestones": (3,)}, r"milestones = \(3,\): expected none, or schedule = \"step\""),
+        ({"resolution": 0}, "resolution = 0"),
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"lr": 0.0}, r"lr = 0\.0"),
+    ],
+)
+def test_impossible_recipe_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Recipe(**{**RECIPE, **changes})
+
+
+@pytest.mark.parametrize("field", ["max_count", "balanced_count", "test_per_class", "imbalance_factor", "val_per_class", "data_seed"])
+def test_impossible_protocol_is_refused(field):
+    with pytest.raises(ConfigError, match=f"{field} = -1"):
+        Protocol(**{**PROTOCOL, field: -1})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "ldam", "head": "linear"}, r"head = 'linear' with loss = 'ldam': expected head = 'cosine'"),
+        ({"loss": "softmax", "head": "cosine"}, r"head = 'cosine' with loss = 'softmax': expected head = 'linear'"),
+        ({"loss": "ldam", "head": "cosin"}, r"head = 'cosin'.*did you mean 'cosine'"),
+        ({"loss": "softmax", "drw": 0.8}, r"drw = 0.8: expected loss = 'ldam', not 'softmax'"),
+        ({"loss": "ldam", "drw": 1.0}, r"drw = 1.0: expected a fraction"),
+        ({"loss": "ldam", "drw": 0.95}, r"drw = 0.95: expected to leave some of the 8 epochs"),
+        ({"loss": "ldam", "drw": -0.1}, r"drw = -0.1: expected a fraction"),
+        ({"loss": "crossentropy"}, r"loss = 'crossentropy'"),
+        ({"train_set": "long-tailed"}, r"train_set = 'long-tailed'.*did you mean 'longtailed'"),
+        ({"mode": "train"}, r"mode = 'train'"),
+        ({"seed": -1}, r"seed = -1"),
+        ({"seed": 2**32}, r"seed = 4294967296"),
+    ],
+)
+def test_impossible_run_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        run_config(**changes)
+
+
+@pytest.mark.parametrize("loss", config.LOSS_NAMES)
+def test_the_head_follows_the_loss(loss):
+    assert run_config(loss=loss).head == ("cosine" if loss == "ldam" else "linear")
+
+
+def test_configs_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        run_config().seed = 1
+
+
+# ---------------------------------------------------------------------------------------------------- ids
+
+
+def other_value(value):
+    """A permitted value of the same type, other than this one."""
+    names = {"adamw": "sgd", "cosine": "step", "float32": "bfloat16", "thesis": "survey"}
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str):
+        return names.get(value, value + "x")
+    return value + 1 if isinstance(value, int) else value / 2 + 0.25 if isinstance(value, float) else (3,)
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Recipe)])
+def test_the_id_changes_with_each_field_of_the_recipe(field):
+    recipe = Recipe(**RECIPE, schedule="step")
+    value = "cosine" if field == "schedule" else other_value(getattr(recipe, field))
+    changed = dataclasses.replace(recipe, **{field: value})
+    assert run_config(recipe=changed).id != run_config(recipe=recipe).id
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Protocol)])
+def test_the_id_changes_with_each_field_of_the_protocol(field):
+    protocol = Protocol(**{**PROTOCOL, "test_per_class": 40})
+    changed = dataclasses.replace(protocol, **{field: other_value(getattr(protocol, field))})
+    assert run_config(protocol=changed).id != run_config(protocol=protocol).id
+
+
+@pytest.mark.parametrize(("drw", "epoch"), [(None, None), (0.0, 0), (0.8, 72)])
+def test_drw_switches_at_its_share_of_the_epochs(drw, epoch):
+    assert run_config(loss="ldam", drw=drw, recipe=Recipe(**{**RECIPE, "epochs": 90})).drw_epoch == epoch
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": "cifar100"},
+        {"train_set": "longtailed"},
+        {"backbone": "resnet18"},
+        {"loss": "focal"},
+        {"seed": 1},
+        {"mode": "probe"},
+        {"loss": "focal", "loss_options": (("gamma", 1.0),)},
+        {"loss": "ldam", "drw": 0.8},
+        {"loss": "ldam"},
+        {"pretraining": Pretraining(images=9, recipe=Recipe(**RECIPE))},
+        {"pretraining": Pretraining(images=9, recipe=Recipe(**RECIPE), seed=1)},
+    ],
+)
+def test_the_id_changes_with_what_changes_the_run(changes):
+    base = {key: value for key, value in changes.items() if key == "loss" and len(changes) > 1}
+    assert run_config(**changes).id != run_config(**base).id
+
+
+def test_the_id_does_not_depend_on_the_profiles_name_or_on_the_order_of_options():
+    one = run_config(loss="ldam", profile="a", loss_options=(("scale", 20.0), ("max_margin", 0.3)))
+    other = run_config(loss="ldam", profile="b", head="cosine", loss_options=(("max_margin", 0.3), ("scale", 20.0)))
+    assert one.id == other.id
+
+
+def test_the_id_is_readable_and_fit_for_a_file_name():
+    name, digest = run_config(seed=3).id.rsplit("-", 1)
+    assert name == "vit_small32-thesis-balanced-softmax-s3"
+    assert len(digest) == 10
+    assert int(digest, 16) >= 0
+
+
+def test_the_id_is_the_same_in_another_process():
+    code = "from ltlib.config import load_profile; print(load_profile('smoke').configs()[5].id)"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert other == load_profile("smoke").configs()[5].id
+
+
+def test_a_config_as_a_dict_survives_json_and_leaves_the_profile_out():
+    values = run_config(loss="focal", loss_options=(("gamma", 1.0),)).to_dict()
+    assert json.loads(json.dumps(values)) == values
+    assert values["loss_options"] == {"gamma": 1.0}
+    assert "profile" not in values
+
+
+# ------------------------------------------------------------------------------------------------- places
+
+
+@pytest.mark.parametrize(("variable", "place"), [("LTLIB_OUT", config.output_root), ("LTLIB_DATA", config.data_dir)])
+def test_places_follow_the_environment_and_an_empty_variable_is_none(monkeypatch, tmp_path, variable, place):
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert place() == tmp_path
+    monkeypatch.setenv(variable, "")
+    assert place().is_relative_to(config.ROOT)
+
+
+def test_what_a_profile_makes_lies_in_folders_of_its_name(monkeypatch, tmp_path):
+    monkeypatch.setenv("LTLIB_OUT", str(tmp_path))
+    places = [place("mine") for place in (config.results_dir, config.figures_dir, config.build_dir)]
+    assert places == [tmp_path / "results/mine", tmp_path / "figures/mine", tmp_path / "build/mine"]
+
+
+def test_atomic_path_replaces_the_file_and_makes_its_folder(tmp_path):
+    path = tmp_path / "new" / "file.json"
+    for text in ("one", "two"):
+        with atomic_path(path) as partial:
+            partial.write_text(text)
+        assert path.read_text() == text
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_atomic_path_leaves_the_old_file_alone_until_the_end(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with atomic_path(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("before", [["file"], []], ids=["old file", "no file"])
+def test_an_error_leaves_the_old_file_or_none_and_no_temporary_one(tmp_path, before):
+    path = tmp_path / "file"
+    for name in before:
+        (tmp_path / name).write_text("old")
+
+    def fail_half_way():
+        with atomic_path(path) as partial:
+            partial.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail_half_way()
+    assert [p.name for p in tmp_path.iterdir()] == before
+    assert not before or path.read_text() == "old"
+
+
+def test_the_temporary_file_keeps_the_suffix(tmp_path):
+    """Writers such as NumPy's and matplotlib's go by the suffix."""
+    with atomic_path(tmp_path / "a.npz") as partial:
+        partial.write_text("")
+        assert partial.suffix == ".npz"
