@@ -38,19 +38,19 @@ class FeatureBatches:
         """Shuffled training batches, (x (B, ...), labels (B,)). Their sizes differ by one at most, so that no tiny
         last batch upsets batch normalisation; none is larger than ``batch_size``."""
         order = torch.randperm(len(self.labels), generator=stream(seed, epoch, "order"))
-        self._draw(seed, epoch)
+        drawn = self._draw(seed, epoch)
         for index in order.tensor_split(len(self)):
-            yield self._train_batch(index.to(self.labels.device))
+            yield self._train_batch(index.to(self.labels.device), drawn)
 
     def in_order(self) -> Iterator[Tensor]:
         """Batches of x in the stored order, without augmentation."""
         for start in range(0, len(self.labels), self.batch_size):
             yield self._eval_batch(slice(start, start + self.batch_size))
 
-    def _draw(self, seed: int, epoch: int) -> None:
-        """Draw what an epoch's augmentation needs: nothing here."""
+    def _draw(self, seed: int, epoch: int):
+        """What an epoch's augmentation needs, for all images: nothing here."""
 
-    def _train_batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _train_batch(self, index: Tensor, drawn) -> tuple[Tensor, Tensor]:
         return self.x[index], self.labels[index]
 
     def _eval_batch(self, rows: slice) -> Tensor:
@@ -74,20 +74,22 @@ class ImageBatches(FeatureBatches):
         self.mean = torch.tensor(mean, device=device).view(1, 3, 1, 1) * 255
         self.std = torch.tensor(std, device=device).view(1, 3, 1, 1) * 255
 
-    def _draw(self, seed: int, epoch: int) -> None:
+    def _draw(self, seed: int, epoch: int) -> tuple[Tensor, Tensor]:
+        """Crop offsets (2, N) and flips (N,) of the epoch."""
         generator = stream(seed, epoch, "augment")
         offsets = torch.randint(0, 2 * self.crop_padding + 1, (2, len(self.labels)), generator=generator)
         flips = torch.rand(len(self.labels), generator=generator) < 0.5
-        self.offsets, self.flips = offsets.to(self.labels.device), flips.to(self.labels.device)
+        return offsets.to(self.labels.device), flips.to(self.labels.device)
 
-    def _train_batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def _train_batch(self, index: Tensor, drawn) -> tuple[Tensor, Tensor]:
         x = self.x[index]  # (B, H, W, 3)
         height, width = x.shape[1:3]
+        offsets, flips = drawn
         if self.crop_padding or self.flip:
             columns = torch.arange(width, device=x.device).expand(len(x), width)
             if self.flip:
-                columns = torch.where(self.flips[index, None], columns.flip(1), columns)
-            top, left = self.offsets[:, index]
+                columns = torch.where(flips[index, None], columns.flip(1), columns)
+            top, left = offsets[:, index]
             rows = top[:, None] + torch.arange(height, device=x.device)  # (B, H)
             columns = left[:, None] + columns  # (B, W)
             pad = self.crop_padding

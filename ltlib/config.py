@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import os
 import threading
 import tomllib
@@ -137,7 +138,9 @@ class Protocol:
         for name in ("max_count", "balanced_count", "test_per_class"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.val_per_class >= 0, "val_per_class", self.val_per_class, "at least 0")
-        _require(self.imbalance_factor >= 1, "imbalance_factor", self.imbalance_factor, "at least 1")
+        _require(1 <= self.imbalance_factor < math.inf, "imbalance_factor", self.imbalance_factor, "at least 1")
+        _require(int(self.max_count * (1 / self.imbalance_factor)) >= 1, "imbalance_factor", self.imbalance_factor,
+                 f"at most max_count = {self.max_count}, so that the rarest class keeps an image")
         _require(self.data_seed >= 0, "data_seed", self.data_seed, "at least 0")
 
 
@@ -174,7 +177,8 @@ class Recipe:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("weight_decay", "warmup_epochs", "crop_padding"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
-        _require(self.lr > 0, "lr", self.lr, "a number above 0")
+        _require(0 < self.lr < math.inf, "lr", self.lr, "a number above 0")
+        _require(all(0 < m < self.epochs for m in self.milestones), "milestones", self.milestones, f"epochs between 0 and {self.epochs}")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "0 <= momentum < 1")
         _require(0 < self.decay <= 1, "decay", self.decay, "0 < decay <= 1")
         _require(self.warmup_epochs < self.epochs, "warmup_epochs", self.warmup_epochs, f"below epochs = {self.epochs}")
@@ -347,6 +351,9 @@ def load_profile(name: str, backbones=(), losses=(), seeds=()) -> Profile:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise ConfigError(f"{path.name}: not a readable TOML file: {error}") from None
     own_backbones = table.get("backbones")
+    own_backbones = own_backbones if isinstance(own_backbones, list) else []
+    if any("name" in value for value in _table(table, "protocols", path.name).values()):
+        raise ConfigError(f"{path.name}: protocols: the key 'name' is not to be set: [protocols.thesis] is named thesis")
     table["protocols"] = [{"name": key, **value} for key, value in _table(table, "protocols", path.name).items()]
     for key, chosen in (("backbones", backbones), ("losses", losses), ("seeds", seeds)):
         if chosen:

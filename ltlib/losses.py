@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import numbers
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from ltlib.longtail import check_counts
 
 
 def _finite_range(name: str, value: float, low: float, high: float, *, open_low=False, open_high=False) -> None:
-    ok = isinstance(value, int | float) and math.isfinite(value)
+    ok = isinstance(value, numbers.Real) and math.isfinite(value)
     ok = ok and (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
     if not ok:
         left, right = "(" if open_low else "[", ")" if open_high else "]"
@@ -270,13 +271,11 @@ def equals_softmax(name: str, class_counts, **options) -> bool:
     """Whether this loss is, by mathematics, softmax cross-entropy on these counts (all equal).
 
     Equal counts give weights 1 (weighted_softmax, class_balanced), a constant shift of the logits (balanced_softmax),
-    and no rare class when threshold <= 1 / C (equalization).
+    and no rare class when threshold <= 1 / C (equalization). Special options (focal gamma 0, say) are not looked for.
     """
-    if name == "softmax":
-        return True
-    if np.ptp(_counts(class_counts)) != 0:
-        return False
     loss = build_loss(name, class_counts, **options)
+    if name == "softmax" or np.ptp(_counts(class_counts)) != 0:
+        return name == "softmax"
     return name in ("weighted_softmax", "class_balanced", "balanced_softmax") or (
         name == "equalization" and not bool(loss.rare.any())
     )

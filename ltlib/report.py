@@ -76,7 +76,7 @@ def number(mean: float, half: float = np.nan, scale: float = 100, digits: int = 
     """ "84.3", "84.3 ± 0.6" over seeds, or a dash for what is missing."""
     if not np.isfinite(mean):
         return "–"
-    text = f"{scale * mean:.{digits}f}"
+    text = f"{scale * mean:.{digits}f}".replace("-", "−")
     return text if not np.isfinite(half) else f"{text} ± {scale * half:.{digits}f}"
 
 
@@ -150,10 +150,13 @@ class Grid:
             blocks.append(f"\\midrule\n\\multicolumn{{{width}}}{{l}}{{\\emph{{{_escape(backbone_title(backbone))}}}}} \\\\\n{body}")
         if self.daggers:
             notes = [f"{DAGGER} Equal to softmax on equal class counts by mathematics: computed once.", *notes]
-        lines = [line for note in notes for line in textwrap.wrap(note, 110)]
+        shown = self.frame()
+        characters = 18 + sum(max(len(top) * 0.6, len(sub), *map(len, cells)) + 2 for (top, sub), cells in shown.items())
+        lines = [line for note in notes for line in textwrap.wrap(note, int(characters))]  # no wider than the table itself
         foot = "".join(f"\\multicolumn{{{width}}}{{l}}{{\\scriptsize {_escape(line)}}} \\\\\n" for line in lines)
         text = header + "".join(blocks) + "\\bottomrule\n" + foot + "\\end{tabular}\n"
-        return text.replace("±", "$\\pm$").replace("–", "--").replace(DAGGER, "$^\\dagger$")
+        text = text.replace(DAGGER, "$^\\dagger$").replace("−", "$-$").replace("–", "--")
+        return text.replace(" ± ", "\\,$\\pm$\\,").replace("±", "$\\pm$")
 
 
 def _escape(text: str) -> str:

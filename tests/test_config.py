@@ -27,6 +27,7 @@ groups = "thesis"
 
 [protocols.other]
 max_count = 50
+imbalance_factor = 50.0
 balanced_count = 10
 val_per_class = 10
 test_per_class = 50

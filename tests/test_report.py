@@ -41,6 +41,7 @@ def test_summary_of_nothing_is_empty():
 
 def test_numbers():
     assert report.number(0.8431) == "84.3"
+    assert report.number(-0.012) == "−1.2"
     assert report.number(0.8431, 0.006) == "84.3 ± 0.6"
     assert report.number(1.2345, scale=1, digits=2) == "1.23"
     assert report.number(float("nan")) == "–"
@@ -56,8 +57,8 @@ def test_latex_is_a_bare_booktabs_tabular_with_bold_best_dashes_and_daggers(prof
     latex = grid(profile, rows("softmax", [0.5, 0.52], same=True), rows("focal", [0.7, 0.71])).latex(["50 % & more_"])
     assert latex.startswith("\\begin{tabular}{lr}\n\\toprule")
     assert latex.rstrip().endswith("\\end{tabular}")
-    assert "Focal & \\textbf{70.5 $\\pm$ 6.4} \\\\" in latex
-    assert "Softmax$^\\dagger$ & 51.0 $\\pm$ 12.7" in latex
+    assert "Focal & \\textbf{70.5\\,$\\pm$\\,6.4} \\\\" in latex
+    assert "Softmax$^\\dagger$ & 51.0\\,$\\pm$\\,12.7" in latex
     assert "LDAM & -- \\\\" in latex
     assert "50 \\% \\& more\\_" in latex
     assert "computed once" in latex
@@ -139,5 +140,5 @@ def test_tables_go_to_the_given_folder(tmp_path, profile, monkeypatch):
     output = report.Output(profile)
     output.table(grid(profile, rows("softmax", [0.5, 0.6])), "one")
     output.frame(pd.DataFrame({"a %": ["1–2"]}, index=["x_1"]), "two")
-    assert "Seeds: 0, 1. Mean $\\pm$ half the 95 \\% t interval" in (tmp_path / "tables" / "one.tex").read_text()
+    assert "Seeds: 0, 1." in (tmp_path / "tables" / "one.tex").read_text()
     assert "x\\_1 & 1--2" in (tmp_path / "tables" / "two.tex").read_text()
