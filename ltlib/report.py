@@ -31,6 +31,8 @@ SET_TITLES = {"balanced": "Balanced", "longtailed": "Long-tailed", "head": "Head
               "balanced_head": "Head", "balanced_middle": "Middle", "balanced_tail": "Tail"}
 TRAIN_TITLES = {"balanced": "balanced", "longtailed": "long-tailed"}
 THESIS_NAMES = {"mobilenetv2": "mobilenetv2", "resnetv2": "resnet50v2", "vit": "vit_b16", "convnext": "convnext_base"}
+THESIS_BACKBONES = {"mobilenetv2": "mobilenetv2_100", "resnet50v2": "resnetv2_50", "vit_b16": "vit_base_patch16_224",
+                    "convnext_base": "convnext_base"}
 GROUP_COLORS = {"head": "#3b6fb6", "middle": "#e0a030", "tail": "#b5403a"}
 DAGGER = "†"
 
@@ -47,6 +49,12 @@ def thesis_results() -> pd.DataFrame:
 def thesis_backbone(name: str) -> str | None:
     """The thesis's backbone of the same family, or None."""
     return THESIS_NAMES.get(name.split("_")[0])
+
+
+def thesis_notes(profile: Profile) -> list[str]:
+    """For each backbone that is not the thesis's own: whose numbers stand in its "thesis" columns."""
+    stand_ins = [(b, THESIS_BACKBONES[thesis_backbone(b)]) for b in profile.backbones if thesis_backbone(b)]
+    return [f"thesis columns of {backbone_title(b)}: {backbone_title(own)} on CIFAR-100." for b, own in stand_ins if b != own]
 
 
 # ------------------------------------------------------------------------------------------ numbers

@@ -142,3 +142,9 @@ def test_tables_go_to_the_given_folder(tmp_path, profile, monkeypatch):
     output.frame(pd.DataFrame({"a %": ["1–2"]}, index=["x_1"]), "two")
     assert "Seeds: 0, 1." in (tmp_path / "tables" / "one.tex").read_text()
     assert "x\\_1 & 1--2" in (tmp_path / "tables" / "two.tex").read_text()
+
+
+def test_thesis_columns_beside_another_backbone_say_whose_they_are(profile):
+    assert report.thesis_notes(profile) == ["thesis columns of ResNetV2 (small): ResNet50V2 on CIFAR-100."]
+    own = dataclasses.replace(profile, backbones=("convnext_base", "resnet18"))
+    assert report.thesis_notes(own) == []
