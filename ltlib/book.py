@@ -169,10 +169,39 @@ INDEX = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="view
 """
 
 
+_FORMULA = re.compile(r"(```.*?```|`[^`]*`)|\$\$(.+?)\$\$|\$(?!\s)([^$]+?)(?<!\s)\$", re.DOTALL)
+
+
+def formulas_to_mathml(markdown: str) -> str:
+    """Markdown with $...$ and $$...$$ as MathML, which browsers draw by themselves; code stays as it is."""
+    from latex2mathml.converter import convert
+
+    def replace(match: re.Match) -> str:
+        code, block, inline = match.groups()
+        return code or convert(block or inline, display="block" if block else "inline")
+
+    return _FORMULA.sub(replace, markdown)
+
+
+def _html_exporter():
+    """nbconvert's exporter for pages that need no network."""
+    from nbconvert import HTMLExporter
+    from nbconvert.preprocessors import Preprocessor
+
+    class Formulas(Preprocessor):
+        def preprocess_cell(self, cell, resources, index):
+            if cell.cell_type == "markdown":
+                cell.source = formulas_to_mathml(cell.source)
+            return cell, resources
+
+    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True, mathjax_url="", require_js_url="")
+    exporter.register_preprocessor(Formulas, enabled=True)
+    return exporter
+
+
 def write_html(profile: Profile, say: Callable[[str], None] = print) -> Path:
     """Turn every executed notebook whose HTML is older than it into a page of HTML; return the index."""
-    from nbconvert import HTMLExporter
-
+    exporter = _html_exporter()
     index = build_dir(profile.name) / "html" / "index.html"
     items = []
     for page in pages(profile):
@@ -180,9 +209,9 @@ def write_html(profile: Profile, say: Callable[[str], None] = print) -> Path:
             say(f"{page.name} is {state}" + ("; its page shows an older state" if state == "stale" else ": no page"))
         if not page.executed.exists():
             continue
-        mark = f"<!-- made from {_checksum(page.executed)} -->"
+        mark = f"<!-- made from {_checksum(page.executed)} by {_checksum(Path(__file__))} -->"
         if not page.html.exists() or not page.html.read_text().endswith(mark):
-            body, _ = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True).from_filename(str(page.executed))
+            body, _ = exporter.from_filename(str(page.executed))
             with atomic_path(page.html) as partial:
                 partial.write_text(body + mark)
         items.append(f'<li><a href="{page.name}.html">{page.title}</a></li>')

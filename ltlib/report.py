@@ -271,4 +271,4 @@ class Output:
         counted = f"Seeds: {seeds}." + (" Mean ± half the 95 % t interval over seeds." if len(self.profile.seeds) > 1 else "")
         with atomic_path(self.folder / "tables" / f"{name}.tex") as partial:
             partial.write_text(grid.latex([counted, *notes, *self.profile.deviations]))
-        display(grid.styler())
+        display(grid.styler().set_table_styles([{"selector": "td, th", "props": "white-space: nowrap"}]))

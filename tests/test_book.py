@@ -1,4 +1,5 @@
 import os
+import re
 
 import nbformat
 import pytest
@@ -124,3 +125,20 @@ def test_no_cell_is_longer_than_20_lines():
     for source in sorted(book.NOTEBOOKS.glob("*.ipynb")):
         for cell in nbformat.read(source, as_version=4).cells:
             assert cell.cell_type != "code" or len(cell.source.splitlines()) <= 20, source.name
+
+
+def test_formulas_become_mathml_and_code_stays():
+    text = book.formulas_to_mathml("costs `$x$` and $n_c \\ge 1$:\n\n$$ \\frac{1}{2} $$\n\n```\n$y$\n``` 5 $ and 6 $")
+    assert text.count("<math") == 2
+    assert "`$x$`" in text
+    assert "```\n$y$\n```" in text
+    assert text.endswith("5 $ and 6 $")
+    assert "<mfrac>" in text
+
+
+def test_pages_ask_no_network(library, profile, out):
+    notebook(library / "01_a.ipynb", "1 + 1")
+    execute_stale(profile, lambda line: None)
+    write_html(profile)
+    page = pages(profile)[0].html.read_text()
+    assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?:[^"]+', page)
