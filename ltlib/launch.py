@@ -62,7 +62,7 @@ def compute_runs(profile: Profile, jobs: int | None = None, device: str | None =
         for run in first_of_backbone.values():
             features(run, device, say)
     small = [run for run in first_of_backbone.values() if is_small(run.backbone)]
-    start, done = time.monotonic(), 0
+    done = 0
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
         try:
@@ -71,6 +71,7 @@ def compute_runs(profile: Profile, jobs: int | None = None, device: str | None =
                 if isinstance(error := future.exception(), Diverged):
                     raise RunsFailed(f"pretraining {pretraining[future].backbone}: {error}; lower lr in [pretraining.recipe]")
                 future.result()
+            start = time.monotonic()
             futures = {pool.submit(_run, run, str(device)): run for run in missing}
             for future in as_completed(futures):
                 run, done = futures[future], done + 1
@@ -78,7 +79,8 @@ def compute_runs(profile: Profile, jobs: int | None = None, device: str | None =
                 if outcome is None:
                     outcome = future.result()
                     left = (time.monotonic() - start) / done * (len(missing) - done)
-                    say(f"[{done}/{len(missing)}] {run.describe()}: {outcome}; about {_duration(left)} left")
+                    left = f"; about {_duration(left)} left" if done >= jobs else ""  # the first ones alone would mislead
+                    say(f"[{done}/{len(missing)}] {run.describe()}: {outcome}{left}")
                 elif isinstance(outcome, BrokenExecutor):
                     raise outcome
                 else:
