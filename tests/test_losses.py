@@ -222,6 +222,27 @@ def test_gradcheck(name, options):
     fixed = {"uniform": SMALL.uniform} if name == "equalization" else {}
     logits = (SMALL.logits / (30 if name == "ldam" else 1)).requires_grad_()
     assert torch.autograd.gradcheck(lambda z: loss(z, SMALL.labels, reduction="none", **fixed), (logits,))
+    assert torch.autograd.gradgradcheck(lambda z: loss(z, SMALL.labels, **fixed), (logits,))
+
+
+@each_variant
+def test_compiles_without_a_graph_break(name, options):
+    loss = build_loss(name, SMALL.counts, **options)
+    fixed = {"uniform": SMALL.uniform} if name == "equalization" else {}
+    torch.compiler.reset()  # each variant is a compilation of its own; together they would reach the limit of one function
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    logits = SMALL.logits / (30 if name == "ldam" else 1)
+    assert torch.allclose(compiled(logits, SMALL.labels, **fixed), loss(logits, SMALL.labels, **fixed), rtol=1e-12)
+
+
+@each_variant
+def test_torch_func_gradient_is_autograds(name, options):
+    loss = build_loss(name, SMALL.counts, **options)
+    fixed = {"uniform": SMALL.uniform} if name == "equalization" else {}
+    logits = (SMALL.logits / (30 if name == "ldam" else 1)).requires_grad_()
+    (expected,) = torch.autograd.grad(loss(logits, SMALL.labels, **fixed), logits)
+    found = torch.func.grad(lambda z: loss(z, SMALL.labels, **fixed))(logits.detach())
+    assert torch.allclose(found, expected)
 
 
 # -------------------------------------------------------------------------------------------- invariants
