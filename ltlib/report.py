@@ -52,9 +52,10 @@ def thesis_backbone(name: str) -> str | None:
 
 
 def thesis_notes(profile: Profile) -> list[str]:
-    """For each backbone that is not the thesis's own: whose numbers stand in its "thesis" columns."""
-    stand_ins = [(b, THESIS_BACKBONES[thesis_backbone(b)]) for b in profile.backbones if thesis_backbone(b)]
-    return [f"thesis columns of {backbone_title(b)}: {backbone_title(own)} on CIFAR-100." for b, own in stand_ins if b != own]
+    """A note, where a backbone is not the thesis's own, on whose numbers stand in its "thesis" columns."""
+    own = {b: THESIS_BACKBONES[thesis_backbone(b)] for b in profile.backbones if thesis_backbone(b)}
+    stand_ins = [f"{backbone_title(theirs)} beside {backbone_title(b)}" for b, theirs in own.items() if b != theirs]
+    return [f"In the thesis columns, CIFAR-100 with {', '.join(stand_ins)}."] if stand_ins else []
 
 
 # ------------------------------------------------------------------------------------------ numbers

@@ -145,6 +145,6 @@ def test_tables_go_to_the_given_folder(tmp_path, profile, monkeypatch):
 
 
 def test_thesis_columns_beside_another_backbone_say_whose_they_are(profile):
-    assert report.thesis_notes(profile) == ["thesis columns of ResNetV2 (small): ResNet50V2 on CIFAR-100."]
+    assert report.thesis_notes(profile) == ["In the thesis columns, CIFAR-100 with ResNet50V2 beside ResNetV2 (small)."]
     own = dataclasses.replace(profile, backbones=("convnext_base", "resnet18"))
     assert report.thesis_notes(own) == []
