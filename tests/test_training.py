@@ -317,3 +317,17 @@ def test_probe_runs_end_in_records(probe, out):
     table = load_records(probe)
     assert set(table["loss"]) == {"softmax", "balanced_softmax", "ldam"}
     assert set(table["eval_set"]) >= {"balanced", "longtailed", "head", "middle", "tail", "balanced_tail"}
+
+
+@pytest.mark.parametrize("name", ["thesis", "finetune"])
+def test_the_recipes_of_the_gpu_profiles_run_on_a_timm_backbone(probe, name):
+    """Whole fine-tuning as those profiles ask for it (optimizer, schedule, augmentation, precision), only smaller."""
+    recipe = dataclasses.replace(load_profile(name).recipe, epochs=2, batch_size=64, resolution=64, milestones=(), warmup_epochs=0.5)
+    if name == "thesis":
+        recipe = dataclasses.replace(recipe, milestones=(1,))
+    config = dataclasses.replace(probe.config("mobilenetv2_035", "ldam", "longtailed", 0, "thesis"), mode="finetune", recipe=recipe)
+    record = run_or_load(config, "cpu")
+    assert record.status == "done"
+    rates = [entry["lr"] for entry in record.results["curve"]]
+    assert rates == pytest.approx([recipe.lr * schedule_factor(recipe, epoch) for epoch in (0, 1)])
+    assert record.results["curve"][1]["train_loss"] < record.results["curve"][0]["train_loss"]
