@@ -146,8 +146,9 @@ def _kernel_config():
 def execute_stale(profile: Profile, say: Callable[[str], None] = print) -> None:
     """Execute every page that is not fresh, one at a time (parallel kernels collide). Raises NotebookFailed at the first."""
     sweep(profile)
-    todo = [page for page in pages(profile) if page.state() != "fresh"]
-    say(f"{profile.name}: {len(pages(profile)) - len(todo)} notebooks are up to date, {len(todo)} to run")
+    every = pages(profile)
+    todo = [page for page in every if page.state() != "fresh"]
+    say(f"{profile.name}: {len(every) - len(todo)} notebooks are up to date, {len(todo)} to run")
     for number, page in enumerate(todo, 1):
         say(f"[{number}/{len(todo)}] {page.name}")
         execute(page, say)

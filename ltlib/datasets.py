@@ -101,7 +101,7 @@ def _cifar100_npz(path: Path) -> ImageData:
         in_range = labels.dtype.kind in "iu" and labels.min() >= 0 and labels.max() <= 99
         if not in_range or np.any(np.bincount(labels, minlength=100) != per_class):
             raise DataError(f"{path}: {key} should hold whole numbers 0 to 99, each {per_class} times")
-    return _make("cifar100", *(arrays[key] for key in _NPZ_SHAPES), f"{path.name}")
+    return _make("cifar100", *(arrays[key] for key in _NPZ_SHAPES), path.name)
 
 
 def _cifar100_torchvision(root: Path) -> ImageData:
