@@ -59,6 +59,8 @@ def proportion_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, 
 
     0 <= hits <= n, n >= 1 -> (low, high) within [0, 1]. Raises ValueError otherwise. Source: Wilson 1927.
     """
+    if not 0 <= hits <= n or n < 1:
+        raise ValueError(f"hits = {hits} of n = {n}: hits must lie between 0 and n, and n must be at least 1")
     low, high = stats.binomtest(hits, n).proportion_ci(confidence_level=level, method="wilson")
     return float(low), float(high)
 
