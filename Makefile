@@ -28,7 +28,7 @@ export PYTHONUNBUFFERED = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data runs notebooks figures html all test lab status clean lock
+.PHONY: help setup data runs notebooks figures html all bench test lab status clean lock
 
 help: ## this help
 	@echo "The long-tail workbook. Targets:"
@@ -68,6 +68,10 @@ html: $(READY) ## executed notebooks as HTML
 
 all: $(READY) ## everything for PROFILE: runs, notebooks, figures, tables, HTML
 	@$(LTLIB) all $(CHOICE)
+
+bench: $(READY) ## what things cost here: the losses beside PyTorch's cross-entropy
+	@# glibc otherwise gives large blocks back to the system and fetches them again, at random moments
+	@MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=4294967296 $(LTLIB) bench
 
 status: $(READY) ## what is done, missing, stale
 	@$(LTLIB) status $(CHOICE)

@@ -8,7 +8,7 @@ import functools
 import os
 import sys
 
-from ltlib import book, launch
+from ltlib import bench, book, launch
 from ltlib.backbones import MissingWeights, check_name
 from ltlib.config import ConfigError, Profile, figures_dir, load_profile, results_dir
 from ltlib.datasets import DataError
@@ -46,7 +46,7 @@ def everything(profile: Profile, jobs: int | None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ltlib", description=__doc__)
-    parser.add_argument("command", choices=["data", "runs", "notebooks", "html", "all", "status"])
+    parser.add_argument("command", choices=["data", "runs", "notebooks", "html", "all", "status", "bench"])
     parser.add_argument("--profile", default="demo")
     for name in ("backbones", "losses", "seeds"):
         parser.add_argument(f"--{name}", default="", help="separated by spaces; default: those of the profile")
@@ -77,6 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
                 everything(profile, jobs)
             case "status":
                 status(profile)
+            case "bench":
+                bench.report_losses(say)
     except (ConfigError, DataError, MissingWeights, RecordError, launch.RunsFailed, book.NotebookFailed) as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -122,6 +122,9 @@ def execute(page: Page, say: Callable[[str], None] = print) -> None:
         finally:
             del os.environ["LTLIB_FIGURES"]
         notebook = nbformat.read(draft, as_version=4)
+        if derivation := derivation_latex(notebook):
+            (figures / "derivations").mkdir()
+            (figures / "derivations" / f"{page.name}.tex").write_text(derivation, encoding="utf-8")
         outputs = {}
         for made in sorted(p for p in figures.rglob("*") if p.is_file()):
             relative = made.relative_to(figures)
@@ -173,15 +176,23 @@ INDEX = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="view
 _FORMULA = re.compile(r"(```.*?```|`[^`]*`)|\$\$(.+?)\$\$|\$(?!\s)([^$]+?)(?<!\s)\$", re.DOTALL)
 
 
-def formulas_to_mathml(markdown: str) -> str:
-    """Markdown with $...$ and $$...$$ as MathML, which browsers draw by themselves; code stays as it is."""
-    from latex2mathml.converter import convert
+def formulas_to_mathml(texts: list[str]) -> list[str]:
+    """Markdown with $...$ and $$...$$ as MathML, which browsers draw by themselves; code stays as it is.
 
-    def replace(match: re.Match) -> str:
-        code, block, inline = match.groups()
-        return code or convert(block or inline, display="block" if block else "inline")
+    Raises ValueError, naming them, for formulas that pandoc cannot read.
+    """
+    import pypandoc
 
-    return _FORMULA.sub(replace, markdown)
+    formulas = [match for text in texts for match in _FORMULA.finditer(text) if not match[1]]
+    if not formulas:
+        return texts
+    made = pypandoc.convert_text("\n\n".join(match[0] for match in formulas), "html", "markdown", extra_args=["--mathml"])
+    made = re.findall(r"<p>(.*?)</p>", made, re.DOTALL)
+    bad = [match[0] for match, html in zip(formulas, made, strict=True) if "<math" not in html]
+    if bad:
+        raise ValueError(f"formulas that cannot be read: {', '.join(bad)}")
+    following = iter(made)
+    return [_FORMULA.sub(lambda match: match[1] or next(following), text) for text in texts]
 
 
 def _html_exporter():
@@ -190,14 +201,35 @@ def _html_exporter():
     from nbconvert.preprocessors import Preprocessor
 
     class Formulas(Preprocessor):
-        def preprocess_cell(self, cell, resources, index):
-            if cell.cell_type == "markdown":
-                cell.source = formulas_to_mathml(cell.source)
-            return cell, resources
+        def preprocess(self, notebook, resources):
+            cells = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+            for cell, source in zip(cells, formulas_to_mathml([cell.source for cell in cells]), strict=True):
+                cell.source = source
+            return notebook, resources
 
     exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True, mathjax_url="", require_js_url="")
     exporter.register_preprocessor(Formulas, enabled=True)
     return exporter
+
+
+DERIVATION_TAG = "derivation"
+_SECTION = r"""((*- for cell in nb.cells if 'derivation' in cell.metadata.tags or [] -*))
+((( cell.source | markdown2latex(markup='markdown-auto_identifiers') )))
+((* endfor -*))"""
+
+
+def derivation_latex(notebook) -> str:
+    """The body of a LaTeX section: the markdown cells tagged ``derivation``, "" where there are none. Needs amsmath."""
+    import pypandoc
+    from nbconvert import LatexExporter
+
+    if not any(DERIVATION_TAG in cell.metadata.get("tags", ()) for cell in notebook.cells):
+        return ""
+    folder = os.path.dirname(pypandoc.get_pandoc_path())  # nbconvert looks for pandoc on the PATH
+    if folder not in os.environ["PATH"].split(os.pathsep):
+        os.environ["PATH"] += os.pathsep + folder
+    body, _ = LatexExporter(raw_template=_SECTION).from_notebook_node(notebook)
+    return "\\providecommand{\\tightlist}{\\setlength{\\itemsep}{0pt}\\setlength{\\parskip}{0pt}}\n" + body.strip() + "\n"
 
 
 def write_html(profile: Profile, say: Callable[[str], None] = print) -> Path:

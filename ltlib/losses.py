@@ -15,9 +15,12 @@ import numbers
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ltlib.config import ConfigError
 from ltlib.longtail import check_counts
+
+_NO_LABEL = torch.iinfo(torch.int64).min  # F.cross_entropy would silently pass over its default, -100
 
 
 def _finite_range(name: str, value: float, low: float, high: float, *, open_low=False, open_high=False) -> None:
@@ -34,7 +37,10 @@ def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _counts(class_counts) -> np.ndarray:
-    counts = np.asarray(class_counts.cpu() if isinstance(class_counts, Tensor) else class_counts)
+    try:
+        counts = np.asarray(class_counts.cpu() if isinstance(class_counts, Tensor) else class_counts)
+    except ValueError:  # lists of different lengths
+        counts = np.empty(0, object)
     if counts.ndim != 1 or len(counts) == 0 or counts.dtype.kind not in "iuf" or not np.all(np.isfinite(counts)):
         raise ConfigError(f"class_counts: expected a list of C numbers, got shape {counts.shape}, dtype {counts.dtype}")
     check_counts(counts)
@@ -52,8 +58,8 @@ class Loss(nn.Module):
     Call: logits (B, C) floating, labels (B,) int64 in 0..C-1, B >= 1; raises ValueError otherwise. On an
     accelerator, and under ``torch.compile``, labels out of range are caught by the device's own index check.
 
-    With per-class weights w (C,) the per-sample losses are w_y times those of ``per_sample``, and the mean is
-    sum(w_y loss) / sum(w_y) for normalize "weights", sum(w_y loss) / B for "batch".
+    With per-class weights w (C,) the per-sample losses are w_y ce, and the mean is sum(w_y ce) / sum(w_y) for
+    normalize "weights", sum(w_y ce) / B for "batch".
     """
 
     def __init__(self, class_counts, *, weights=None, normalize: str = "weights"):
@@ -67,30 +73,43 @@ class Loss(nn.Module):
     def set_weights(self, weights) -> None:
         """Use these per-class weights (C,) from now on; None for none. ConfigError unless positive, finite, C of them."""
         if weights is not None:
-            weights = torch.as_tensor(weights, dtype=torch.float64)
+            fault = f"class weights: expected {self.num_classes} finite numbers above 0"
+            try:
+                weights = torch.as_tensor(weights, dtype=torch.float64)
+            except (TypeError, ValueError):
+                raise ConfigError(fault) from None
             if weights.shape != (self.num_classes,) or not bool((weights.isfinite() & (weights > 0)).all()):
-                raise ConfigError(f"class weights: expected {self.num_classes} finite numbers above 0")
+                raise ConfigError(fault)
         self.weights = weights
 
-    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean", *, generator: torch.Generator | None = None) -> Tensor:
-        return self._reduced(self._checked(logits, labels, reduction), labels, reduction)
+    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean", **draw) -> Tensor:
+        """draw: ``generator`` for the losses that draw at random (equalization); the others leave it alone."""
+        logits = self._checked(logits, labels, reduction)
+        try:
+            return self._cross_entropy(self._adjusted(logits, labels, **draw), labels, reduction)
+        except (IndexError, RuntimeError):
+            low, high = map(int, labels.aminmax())
+            if low >= 0 and high < self.num_classes:
+                raise
+            raise ValueError(f"labels: expected 0 to {self.num_classes - 1}, got {low} to {high}") from None
 
-    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """(B, C) float32 or float64 logits, (B,) labels -> (B,) losses before weights and reduction."""
-        return -_log_p_label(logits, labels)
+    def _adjusted(self, logits: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """(B, C) float32 or float64 logits, (B,) labels -> the logits whose cross-entropy is the loss."""
+        return logits
 
     def prediction_logits(self, logits: Tensor) -> Tensor:
         """The logits whose softmax is the model's prediction: z itself for all but ldam."""
         return logits
 
-    def _reduced(self, logits: Tensor, labels: Tensor, reduction: str) -> Tensor:
-        losses = self.per_sample(logits, labels)
-        if self.weights is not None:
-            w = self.weights.to(device=losses.device, dtype=losses.dtype)[labels]
-            losses = w * losses
-            if reduction == "mean" and self.normalize == "weights":
-                return losses.sum() / w.sum()
-        return losses.mean() if reduction == "mean" else losses
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str) -> Tensor:
+        weights = None if self.weights is None else self.weights.to(logits)
+        by_batch = reduction == "mean" and self.normalize == "batch"
+        ce = F.cross_entropy(logits, labels, weights, reduction="sum" if by_batch else reduction, ignore_index=_NO_LABEL)
+        return ce / len(labels) if by_batch else ce
+
+    def _apply(self, fn, recurse=True):
+        # .to() and .half() move the weights and margins, but leave them as exact as they are
+        return super()._apply(lambda buffer: buffer.to(fn(buffer).device), recurse)
 
     def _checked(self, logits: Tensor, labels: Tensor, reduction: str) -> Tensor:
         if reduction not in ("mean", "none"):
@@ -101,15 +120,7 @@ class Loss(nn.Module):
             raise ValueError(f"labels: expected int64 ({logits.shape[0]},), got {labels.dtype} {tuple(labels.shape)}")
         if labels.shape[0] == 0:
             raise ValueError("the batch is empty: expected at least one sample")
-        if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-            low, high = labels.aminmax()
-            if low < 0 or high >= self.num_classes:
-                raise ValueError(f"labels: expected 0 to {self.num_classes - 1}, got {int(low)} to {int(high)}")
         return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
-def _log_p_label(logits: Tensor, labels: Tensor) -> Tensor:
-    return torch.log_softmax(logits, dim=1).gather(1, labels[:, None]).squeeze(1)
 
 
 class Softmax(Loss):
@@ -146,11 +157,12 @@ class Focal(Loss):
         _finite_range("gamma", gamma, 0, math.inf)
         self.gamma = gamma
 
-    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:
-        log_p = _log_p_label(logits, labels)
+    def _cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str) -> Tensor:
+        ce = super()._cross_entropy(logits, labels, "none")
         # 1 - p without cancellation; the clamp gives the limit gradient 0 at p = 1, where 0^(gamma - 1) is infinite
-        one_minus_p = (-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).tiny)
-        return -(one_minus_p**self.gamma) * log_p
+        one_minus_p = (-torch.expm1(-ce)).clamp_min(torch.finfo(ce.dtype).tiny)
+        losses = one_minus_p**self.gamma * ce
+        return losses.mean() if reduction == "mean" else losses
 
 
 class ClassBalanced(Loss):
@@ -184,8 +196,8 @@ class BalancedSoftmax(Loss):
         super().__init__(class_counts)
         self.register_buffer("log_counts", torch.as_tensor(np.log(_counts(class_counts))), persistent=False)
 
-    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:
-        return super().per_sample(logits + self.log_counts.to(logits.dtype), labels)
+    def _adjusted(self, logits: Tensor, labels: Tensor, generator=None) -> Tensor:
+        return logits + self.log_counts.to(logits)
 
 
 class LDAM(Loss):
@@ -205,10 +217,9 @@ class LDAM(Loss):
         margins = _counts(class_counts) ** -0.25
         self.register_buffer("margins", torch.as_tensor(max_margin * margins / margins.max()), persistent=False)
 
-    def per_sample(self, logits: Tensor, labels: Tensor) -> Tensor:
-        margins = self.margins.to(logits.dtype)[labels]
-        shifted = logits.scatter_add(1, labels[:, None], -margins[:, None])
-        return super().per_sample(self.scale * shifted, labels)
+    def _adjusted(self, logits: Tensor, labels: Tensor, generator=None) -> Tensor:
+        shift = -self.scale * self.margins.to(logits)[labels]
+        return (self.scale * logits).scatter_add(1, labels[:, None], shift[:, None])
 
     def prediction_logits(self, logits: Tensor) -> Tensor:
         return self.scale * logits
@@ -220,8 +231,8 @@ class Equalization(Loss):
     A negative class j of sample i is dropped when f_j < threshold and u_ij < gamma, u ~ U[0, 1) drawn anew for each
     element and call; CE over the logits that are kept: d/dz = q - Y there, 0 on the dropped. Mean.
     threshold >= 0, gamma in [0, 1]. In ``eval()`` mode nothing is dropped. Pass ``uniform`` (B, C) to fix the draw,
-    or a ``generator``. At CIFAR100-LT IF 100 the smallest f is 4.6e-4: the survey's ImageNet-LT threshold of 4.3e-4
-    drops nothing there; 5e-3 makes 52 classes rare.
+    or a ``generator``; u has 16 random bits then. At CIFAR100-LT IF 100 the smallest f is 4.6e-4: the survey's
+    ImageNet-LT threshold of 4.3e-4 drops nothing there; 5e-3 makes 52 classes rare.
     Source: Tan et al. 2020, Equalization Loss for Long-Tailed Object Recognition (softmax form of the survey's code).
     """
 
@@ -231,19 +242,32 @@ class Equalization(Loss):
         _finite_range("gamma", gamma, 0, 1)
         self.gamma = gamma
         counts = _counts(class_counts)
-        self.register_buffer("rare", torch.as_tensor(counts / counts.sum() < threshold), persistent=False)
+        rare = torch.as_tensor(counts / counts.sum() < threshold)
+        self.register_buffer("rare", rare.to(torch.uint8), persistent=False)  # the type of the draws: nothing to convert
 
-    def forward(self, logits, labels, reduction="mean", *, uniform: Tensor | None = None, generator=None):
-        logits = self._checked(logits, labels, reduction)
-        if self.training:
-            if uniform is None:
-                uniform = torch.rand(logits.shape, dtype=logits.dtype, device=logits.device, generator=generator)
-            elif uniform.shape != logits.shape:
-                raise ValueError(f"uniform: expected shape {tuple(logits.shape)}, got {tuple(uniform.shape)}")
-            dropped = self.rare & (uniform < self.gamma)
-            dropped = dropped.scatter(1, labels[:, None], False)  # the label itself is never a negative
-            logits = logits.masked_fill(dropped, -math.inf)
-        return self._reduced(logits, labels, reduction)
+    def _adjusted(self, logits: Tensor, labels: Tensor, generator=None, uniform: Tensor | None = None) -> Tensor:
+        if uniform is not None and uniform.shape != logits.shape:
+            raise ValueError(f"uniform: expected shape {tuple(logits.shape)}, got {tuple(uniform.shape)}")
+        if not self.training:
+            return logits
+        dropped = self._draw(logits, generator) if uniform is None else self.rare * (uniform < self.gamma)
+        dropped.scatter_(1, labels[:, None], 0)  # the label itself is never a negative
+        # not -inf: 0 * inf is nan. exp(-1e30) is 0 as well, and adding has no pass of its own in backward
+        return torch.add(logits, dropped, alpha=-1e30)
+
+    def _draw(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        """(B, C) uint8: 1 where a class is rare and u < gamma, else 0.
+
+        Random bits are what this loss costs: u has 16 of them, and the lower 8 are shared by all classes of a sample.
+        """
+        upper, lower = divmod(math.ceil(self.gamma * 2**16), 2**8)
+        if upper == 2**8:
+            return self.rare.repeat(len(logits), 1)
+        size, rows = logits.numel(), len(logits)
+        words = torch.empty(-(-(size + rows) // 8), dtype=torch.int64, device=logits.device)
+        draws = words.random_(-(2**63), None, generator=generator).view(torch.uint8)
+        limit = draws[size : size + rows].lt_(lower).add_(upper)
+        return draws[:size].view_as(logits).lt_(limit[:, None]).mul_(self.rare)
 
 
 LOSSES: dict[str, type[Loss]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import textwrap
 from pathlib import Path
@@ -222,6 +223,39 @@ def missing_runs(profile: Profile) -> list[str]:
     return [f"{run.describe()}: {state}" for run in unique_runs(profile) if (state := run_state(run)) != "done"]
 
 
+# ------------------------------------------------------------------------------------- derivations
+
+
+def small_table(results: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Accuracy in percent, mean ± half the 95 % t interval over seeds: a row for each of ``derivations.over_seeds``."""
+    return pd.DataFrame({name: {column.capitalize(): number(*mean_interval(values)) for column, values in table.items()}
+                         for name, table in results.items()}).T
+
+
+
+def plain_log(axis: matplotlib.axis.Axis) -> None:
+    """Ticks at 1, 2, 5, 10, ... of a logarithmic axis, written as plain numbers."""
+    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
+
+
+def gradient_figure(tables: dict[str, pd.DataFrame]) -> matplotlib.figure.Figure:
+    """What a class of each group receives in an epoch, on average: one line per loss, of ``derivations.class_gradients``."""
+    figure, axes = plt.subplots(1, 2, figsize=(TEXT_WIDTH, 2.7), sharey=True)
+    for ax, kind, title in zip(axes, ("label", "negative"), ("As the label: pulled up", "As a negative: pushed down"), strict=True):
+        for marker, (name, table) in zip(itertools.cycle("osD^v"), tables.items(), strict=False):
+            means = table.groupby("group")[kind].mean()
+            shown = [group for group in GROUP_COLORS if group in means.index]
+            ax.plot(shown, means[shown], marker=marker, label=name, markersize=5)
+        ax.set(title=title, yscale="log", xlabel="Group of classes")
+        plain_log(ax.yaxis)
+        ax.margins(x=0.15)
+    axes[0].set_ylabel("|gradient| per class\nand epoch, sum over images")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
 # ----------------------------------------------------------------------------------------- files
 
 
@@ -261,7 +295,7 @@ class Output:
         styled = frame.style.format(escape="latex").format_index(escape="latex", axis=0).format_index(escape="latex", axis=1)
         latex = styled.to_latex(hrules=True, column_format="l" + "r" * frame.shape[1])
         with atomic_path(self.folder / "tables" / f"{name}.tex") as partial:
-            partial.write_text(latex.replace("–", "--"))
+            partial.write_text(latex.replace("–", "--").replace(" ± ", "\\,$\\pm$\\,").replace("−", "$-$"))
         display(frame)
 
     def table(self, grid: Grid, name: str, notes=()) -> None:

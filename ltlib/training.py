@@ -199,7 +199,7 @@ def _pretrained_small(name: str, pretraining, device: torch.device, say) -> Weig
     if not path.exists():
         images, labels = digit_pairs_for_pretraining(pretraining.images, pretraining.seed)
         start = time.monotonic()
-        with _reproducible(pretraining.seed):
+        with reproducible(pretraining.seed):
             backbone = build_backbone(name, None)
             model = Classifier(backbone, build_head("linear", backbone.num_features, 100)).to(device, memory_format=torch.channels_last)
             batches = ImageBatches(images, labels, batch_size=recipe.batch_size, resolution=recipe.resolution, mean=(0.5,) * 3,
@@ -214,7 +214,7 @@ def _pretrained_small(name: str, pretraining, device: torch.device, say) -> Weig
 
 
 @contextlib.contextmanager
-def _reproducible(seed: int):
+def reproducible(seed: int):
     """One CPU thread and the global random state from ``seed`` (dropout, stochastic depth, fresh layers); both put back."""
     with torch.random.fork_rng(), _threads(1):
         torch.manual_seed(seed)
@@ -308,7 +308,7 @@ def _fit_and_evaluate(config, data: ImageData, splits, counts, weights, device, 
     recipe = config.recipe
     loss = build_loss(config.loss, counts, **dict(config.loss_options))
     drw_weights = None if config.drw is None else class_balanced_weights(counts, DRW_BETA)
-    with _reproducible(config.seed):
+    with reproducible(config.seed):
         build = _finetune_parts if config.mode == "finetune" else _probe_parts
         model, train, val, test = build(config, data, splits, weights, device, say)
         precision = recipe.precision if config.mode == "finetune" else "float32"
