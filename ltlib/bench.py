@@ -17,15 +17,16 @@ LOSS_SHAPES = ((512, 100), (512, 8142))  # batch, classes: CIFAR-100, iNaturalis
 PLAIN = "F.cross_entropy"
 
 
-def loss_times(shapes=LOSS_SHAPES, seconds: float = 8.0, device="cpu") -> pd.DataFrame:
+def loss_times(shapes=None, seconds: float = 8.0, device="cpu") -> pd.DataFrame:
     """Time of forward and backward of each loss in milliseconds, beside PyTorch's own cross-entropy.
 
-    shapes: (batch, classes) pairs; each is measured for about ``seconds``. Float32 logits in [-1, 1], so that ldam has its
-    cosines. The losses take turns, so that a busy moment of the machine strikes all of them, and the best turn counts: what
-    the computation takes when nothing else interferes. Returns one row per loss, columns (shape, "ms") and (shape, "ratio").
+    shapes: (batch, classes) pairs, ``LOSS_SHAPES`` by default; each is measured for about ``seconds``. Float32 logits in [-1, 1],
+    so that ldam has its cosines. The losses take turns, so that a busy moment of the machine strikes all of them, and the best
+    turn counts: what the computation takes when nothing else interferes. Returns one row per loss, columns (shape, "ms") and
+    (shape, "ratio").
     """
     result = {}
-    for batch, classes in shapes:
+    for batch, classes in shapes or LOSS_SHAPES:
         counts = class_counts(classes, 1000, 100)
         logits = (2 * torch.rand(batch, classes, device=device) - 1).requires_grad_()
         labels = torch.randint(classes, (batch,), device=device)
@@ -43,12 +44,12 @@ def loss_times(shapes=LOSS_SHAPES, seconds: float = 8.0, device="cpu") -> pd.Dat
     return pd.DataFrame(result)
 
 
-def report_losses(say: Callable[[str], None] = print) -> None:
+def report_losses(say: Callable[[str], None] = print, seconds: float = 8.0) -> None:
     """Print :func:`loss_times` on the device of ``DEVICE=``."""
     device = pick_device()
     say(f"Forward and backward in milliseconds, and as a multiple of {PLAIN}; (images, classes), float32, {device.type}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-    say(loss_times(device=device).round(3).to_string())
+    say(loss_times(seconds=seconds, device=device).round(3).to_string())
 
 
 def _seconds(loss, logits, labels, repeat: int = 5) -> float:

@@ -186,7 +186,7 @@ def formulas_to_mathml(texts: list[str]) -> list[str]:
     formulas = [match for text in texts for match in _FORMULA.finditer(text) if not match[1]]
     if not formulas:
         return texts
-    made = pypandoc.convert_text("\n\n".join(match[0] for match in formulas), "html", "markdown", extra_args=["--mathml"])
+    made = pypandoc.convert_text("\n\n".join(match[0] for match in formulas), "html", "markdown", extra_args=["--mathml", "--wrap=none"])
     made = re.findall(r"<p>(.*?)</p>", made, re.DOTALL)
     bad = [match[0] for match, html in zip(formulas, made, strict=True) if "<math" not in html]
     if bad:
@@ -219,7 +219,7 @@ _SECTION = r"""((*- for cell in nb.cells if 'derivation' in cell.metadata.tags o
 
 
 def derivation_latex(notebook) -> str:
-    """The body of a LaTeX section: the markdown cells tagged ``derivation``, "" where there are none. Needs amsmath."""
+    """The body of a LaTeX section: the markdown cells tagged ``derivation``, "" where there are none. Needs amsmath and amssymb."""
     import pypandoc
     from nbconvert import LatexExporter
 

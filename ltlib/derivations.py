@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,7 +59,7 @@ class Epoch:
     source: str
 
 
-def epoch_of_run(profile: Profile, loss: str = "softmax", imbalance_factor: float = 100) -> Epoch:
+def epoch_of_run(profile: Profile, loss: str, imbalance_factor: float) -> Epoch:
     """The stored test logits of the profile's first long-tailed run with this loss, or those of a small model.
 
     The small model (:func:`train_small`, trained here and now) stands in where there is no finished run, no file of logits,
@@ -143,8 +144,8 @@ def small_data(imbalance_factor: float = 100) -> SmallData:
     to mean 0 and deviation 1; then every feature, by the training images. Groups: thirds of the classes.
     """
     largest = DATASETS["digits"].train_per_class
-    if not 1 <= imbalance_factor <= largest:
-        raise ConfigError(f"imbalance_factor = {imbalance_factor!r}: expected 1 to {largest}, the images of the largest class of Digits-LT")
+    if not (isinstance(imbalance_factor, numbers.Real) and 1 <= imbalance_factor <= largest):
+        raise ConfigError(f"imbalance_factor = {imbalance_factor!r}: expected a number from 1 to {largest} (images of the largest class)")
     x, labels, test_x, test_labels = _digit_features()
     counts = class_counts(100, largest, imbalance_factor)
     rows = select(labels, counts)

@@ -264,8 +264,8 @@ class Equalization(Loss):
         if upper == 2**8:
             return self.rare.repeat(len(logits), 1)
         size, rows = logits.numel(), len(logits)
-        words = torch.empty(-(-(size + rows) // 8), dtype=torch.int64, device=logits.device)
-        draws = words.random_(-(2**63), None, generator=generator).view(torch.uint8)
+        words = torch.randint(-(2**63), 2**63 - 1, (-(-(size + rows) // 8),), generator=generator, device=logits.device)
+        draws = words.view(torch.uint8)
         limit = draws[size : size + rows].lt_(lower).add_(upper)
         return draws[:size].view_as(logits).lt_(limit[:, None]).mul_(self.rare)
 

@@ -245,6 +245,31 @@ def test_torch_func_gradient_is_autograds(name, options):
     assert torch.allclose(found, expected)
 
 
+@each_variant
+def test_gradients_of_single_samples_by_vmap(name, options):
+    loss = build_loss(name, SMALL.counts, **options)
+    logits = SMALL.logits / (30 if name == "ldam" else 1)
+    uniform = SMALL.uniform if name == "equalization" else torch.zeros_like(SMALL.logits)
+
+    def of_one(z, y, u):
+        return loss(z[None], y[None], reduction="none", **({"uniform": u[None]} if name == "equalization" else {})).sum()
+
+    found = torch.func.vmap(torch.func.grad(of_one))(logits, SMALL.labels, uniform)
+    fixed = {"uniform": uniform} if name == "equalization" else {}
+    _, expected = value_and_gradient(loss, logits, SMALL.labels, reduction="none", **fixed)
+    assert torch.allclose(found, expected)
+
+
+def test_equalization_compiles_with_its_own_draw():
+    loss = build_loss("equalization", SMALL.counts, threshold=0.5, gamma=1.0)
+    torch.compiler.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(SMALL.logits, SMALL.labels), loss(SMALL.logits, SMALL.labels))
+    half = build_loss("equalization", SMALL.counts, threshold=0.5, gamma=0.5)
+    torch.compiler.reset()
+    assert torch.compile(half, fullgraph=True, backend="aot_eager")(SMALL.logits, SMALL.labels).isfinite()
+
+
 # -------------------------------------------------------------------------------------------- invariants
 
 
@@ -398,6 +423,15 @@ def test_nothing_is_learnable_or_stored(name, options):
     assert not loss.state_dict()
 
 
+@each_variant
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_moving_a_loss_to_a_narrower_type_leaves_it_exact(name, options, dtype):
+    exact, moved = (build_loss(name, SMALL.counts, **options) for _ in range(2))
+    moved = moved.to(dtype).to("cpu")
+    fixed = {"uniform": SMALL.uniform} if name == "equalization" else {}
+    assert_same([exact(SMALL.logits / 30, SMALL.labels, **fixed)], [moved(SMALL.logits / 30, SMALL.labels, **fixed)], rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @each_variant
 def test_half_precision_logits_are_cast_to_float32_first(name, options, dtype):
@@ -480,6 +514,24 @@ def test_equalization_drops_a_share_of_gamma_of_the_rare_negatives():
     mask = dropped(loss, p.logits, p.labels * 0, generator=torch.Generator().manual_seed(0))
     assert not mask[:, :2].any()
     assert mask[:, 2:].double().mean().item() == pytest.approx(0.7, abs=0.02)  # 12,000 draws: a standard error of 0.004
+
+
+@pytest.mark.parametrize("gamma", [0.0, 1e-7, 0.003, 0.25, 0.9, 1 - 1e-7, 1.0])
+def test_equalizations_draws_have_the_probability_gamma(gamma):
+    loss = build_loss("equalization", [1000] + [1] * 199, threshold=0.5, gamma=gamma)
+    drawn = loss._draw(torch.zeros(4000, 200), torch.Generator().manual_seed(0))
+    assert not drawn[:, 0].any()
+    rare = drawn[:, 1:].double()
+    assert rare.mean().item() == pytest.approx(gamma, abs=max(2e-5, 6 * (gamma * (1 - gamma) / rare.numel()) ** 0.5))
+    assert set(rare.unique().tolist()) <= {0.0, 1.0}
+
+
+def test_equalizations_draws_of_different_classes_are_independent():
+    loss = build_loss("equalization", [1000] + [1] * 9, threshold=0.5, gamma=0.3)
+    drawn = loss._draw(torch.zeros(200_000, 10), torch.Generator().manual_seed(0))[:, 1:].double()
+    covariance = torch.cov(drawn.T)
+    off_diagonal = covariance[~torch.eye(9, dtype=torch.bool)]
+    assert off_diagonal.abs().max() < 5 * 0.3 * 0.7 / 200_000**0.5
 
 
 def test_equalization_draws_afresh_at_each_call_and_the_same_from_the_same_generator():
@@ -583,7 +635,7 @@ def test_uniform_draw_of_another_shape_is_refused():
         build_loss("equalization", SMALL.counts)(SMALL.logits, SMALL.labels, uniform=SMALL.uniform[:, :1])
 
 
-@pytest.mark.parametrize("counts", [[], [[3, 2]], 5, [3, math.nan], [3, math.inf], ["3", "2"], [True, True]], ids=repr)
+@pytest.mark.parametrize("counts", [[], [[3, 2]], [[3], [2, 1]], 5, [3, math.nan], [3, math.inf], ["3", "2"], [True, True], None], ids=repr)
 @pytest.mark.parametrize("name", LOSS_NAMES)
 def test_counts_that_are_no_list_of_numbers_are_refused(name, counts):
     with pytest.raises(ConfigError, match="class_counts"):
@@ -640,7 +692,9 @@ def test_option_out_of_range_is_refused_by_name_and_value(name, option, value):
         build_loss(name, SMALL.counts, **{option: value})
 
 
-@pytest.mark.parametrize("weights", [[1, 1, 1], [1, 1, 1, 0], [1, 1, 1, -1], [1, 1, 1, math.nan], [[1, 1, 1, 1]]], ids=repr)
+@pytest.mark.parametrize(
+    "weights", [[1, 1, 1], [1, 1, 1, 0], [1, 1, 1, -1], [1, 1, 1, math.nan], [[1, 1, 1, 1]], "abcd", [1, 1, [1], 1]], ids=repr
+)
 def test_class_weights_must_be_c_finite_positive_numbers(weights):
     with pytest.raises(ConfigError, match="expected 4 finite numbers above 0"):
         build_loss("ldam", SMALL.counts, class_weights=weights)

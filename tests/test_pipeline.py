@@ -41,8 +41,9 @@ def test_it_makes_what_it_names(undisturbed):
     for place in ("results/smoke", "build/smoke/notebooks", "build/smoke/html/index.html", "figures/smoke", "tables"):
         assert place in said
     made = {p.name for p in (out / "build" / "smoke" / "notebooks").iterdir()}
-    assert {"01_dataset_construction.ipynb", "10_backbones.ipynb", "11_finetune_resnetv2_small32.ipynb",
-            "12_head_middle_tail.ipynb"} <= made
+    assert {"01_dataset_construction.ipynb", "02_softmax.ipynb", "09_losses_side_by_side.ipynb", "10_backbones.ipynb",
+            "11_finetune_resnetv2_small32.ipynb", "12_head_middle_tail.ipynb"} <= made
+    assert len(list((out / "figures" / "smoke" / "derivations").glob("*.tex"))) == 7
     tables, results = products(out)
     assert {"accuracy_balanced.tex", "accuracy_longtailed.tex", "appendix_longtailed.tex", "groups_thesis.tex"} <= set(tables)
     assert len(results) == 20
@@ -62,7 +63,7 @@ def test_a_second_time_runs_nothing(undisturbed):
 def test_status_counts_what_is_there(undisturbed):
     result = run(undisturbed[0], "status", "--profile", "smoke")
     assert "20 of 20 done" in result.stdout
-    assert "5 fresh" in result.stdout
+    assert "13 fresh" in result.stdout
 
 
 def test_killed_at_three_moments_it_ends_with_the_same_tables(undisturbed, tmp_path):
