@@ -175,6 +175,9 @@ INDEX = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="view
 
 _FORMULA = re.compile(r"(```.*?```|`[^`]*`)|\$\$(.+?)\$\$|\$(?!\s)([^$]+?)(?<!\s)\$", re.DOTALL)
 
+# "ln n": browsers give a function's name no space; one before its parenthesis needs none
+_FUNCTION = re.compile(r'((?<!<msub>)<mrow><mi mathvariant="normal">\w+</mi><mo>&#8289;</mo>)</mrow>(?!<mo[^>]*>\()')
+
 
 def formulas_to_mathml(texts: list[str]) -> list[str]:
     """Markdown with $...$ and $$...$$ as MathML, which browsers draw by themselves; code stays as it is.
@@ -187,7 +190,7 @@ def formulas_to_mathml(texts: list[str]) -> list[str]:
     if not formulas:
         return texts
     made = pypandoc.convert_text("\n\n".join(match[0] for match in formulas), "html", "markdown", extra_args=["--mathml", "--wrap=none"])
-    made = re.findall(r"<p>(.*?)</p>", made, re.DOTALL)
+    made = re.findall(r"<p>(.*?)</p>", _FUNCTION.sub(r"\1<mspace width='0.17em'></mspace></mrow>", made), re.DOTALL)
     bad = [match[0] for match, html in zip(formulas, made, strict=True) if "<math" not in html]
     if bad:
         raise ValueError(f"formulas that cannot be read: {', '.join(bad)}")

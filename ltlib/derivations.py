@@ -175,6 +175,8 @@ def train_small(loss: Loss, data: SmallData, *, head: str = "linear", epochs: in
     """
     if epochs < 1:
         raise ConfigError(f"epochs = {epochs}: expected at least 1")
+    if drw is not None and not 0 <= round(drw * epochs) < epochs:
+        raise ConfigError(f"drw = {drw}: expected a fraction that leaves some of the {epochs} epochs, 0 <= drw < 1")
     recipe = Recipe(epochs=epochs, batch_size=128, optimizer="adamw", lr=5e-3, weight_decay=0.01, resolution=32)
     with reproducible(seed):
         model = build_head(head, data.x.shape[1], len(data.counts))

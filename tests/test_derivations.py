@@ -165,6 +165,12 @@ def test_seeds_are_rows(data):
     assert table.loc[1].to_dict() == expected
 
 
+@pytest.mark.parametrize("drw", [-0.5, 0.99, 1])
+def test_a_switch_outside_of_training_is_refused(data, drw):
+    with pytest.raises(ConfigError, match=f"drw = {drw}: expected a fraction"):
+        train_small(build_loss("ldam", data.counts), data, head="cosine", drw=drw)
+
+
 def test_no_epochs_are_refused(data):
     with pytest.raises(ConfigError, match="epochs = 0"):
         train_small(build_loss("softmax", data.counts), data, epochs=0)
