@@ -48,8 +48,9 @@ class Epoch:
     """One network's outputs on images that stand for an epoch of its long-tailed training set.
 
     logits (N, C) float64, labels (N,) int64, counts (C,) training images per class, groups: class ids of head, middle
-    and tail. An image of class c stands for n_c / m_c training images, where m_c images of the class are there: with test
-    images it is an epoch of images that the network has not memorised, with the training images it is the epoch itself.
+    and tail, a third of the classes each. An image of class c stands for n_c / m_c training images, where m_c images of the
+    class are there: with test images it is an epoch of images that the network has not memorised, with the training images
+    it is the epoch itself.
     """
 
     logits: Tensor
@@ -63,7 +64,7 @@ def epoch_of_run(profile: Profile, loss: str, imbalance_factor: float) -> Epoch:
     """The stored test logits of the profile's first long-tailed run with this loss, or those of a small model.
 
     The small model (:func:`train_small`, trained here and now) stands in where there is no finished run, no file of logits,
-    or where ``imbalance_factor`` is another one than the run's.
+    or where ``imbalance_factor`` is another one than the run's; with at most 110, its own largest.
     """
     protocol = profile.protocols[0]
     config = computed_as(profile.config(profile.backbones[0], loss, "longtailed", profile.seeds[0], protocol))
@@ -72,8 +73,8 @@ def epoch_of_run(profile: Profile, loss: str, imbalance_factor: float) -> Epoch:
         stored = load_file(logits_path(config))
         counts = longtailed_counts(protocol, DATASETS[config.dataset].num_classes)
         source = f"{backbone_title(config.backbone)} trained with {loss} on long-tailed {config.dataset} ({profile.name}, {protocol.name})"
-        return Epoch(stored["balanced"].double(), stored["labels"], counts, groups(protocol.groups, counts), source)
-    data = small_data(imbalance_factor)
+        return Epoch(stored["balanced"].double(), stored["labels"], counts, groups("thesis", counts), source)
+    data = small_data(min(imbalance_factor, DATASETS["digits"].train_per_class))
     return train_small(build_loss(loss, data.counts), data, head="cosine" if loss == "ldam" else "linear").epoch
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +27,8 @@ def class_counts(num_classes: int = 100, max_count: int = 500, imbalance_factor:
     """
     if num_classes < 1 or max_count < 1:
         raise ConfigError(f"num_classes = {num_classes}, max_count = {max_count}: expected at least 1 of each")
-    if not (np.isfinite(imbalance_factor) and imbalance_factor >= 1):
-        raise ConfigError(f"imbalance_factor = {imbalance_factor}: expected a number >= 1 (1 is balanced, 100 is CIFAR100-LT)")
+    if not (isinstance(imbalance_factor, numbers.Real) and np.isfinite(imbalance_factor) and imbalance_factor >= 1):
+        raise ConfigError(f"imbalance_factor = {imbalance_factor!r}: expected a number >= 1 (1 is balanced, 100 is CIFAR100-LT)")
     # the official order of operations, so that int() cuts at the same places
     ratio = 1 / imbalance_factor
     counts = np.array([int(max_count * ratio ** (c / max(num_classes - 1, 1))) for c in range(num_classes)], dtype=np.int64)

@@ -85,7 +85,7 @@ KNOBS = [
     ("softmax", "imbalance_factor", 0), ("weighted_softmax", "normalize", "mean"), ("focal", "gamma", -1), ("focal", "gamma", float("nan")),
     ("class_balanced", "beta", 1), ("class_balanced", "beta", -0.1), ("balanced_softmax", "tau", -1), ("ldam", "max_margin", 2),
     ("ldam", "scale", 0), ("ldam", "drw", 1), ("equalization", "threshold", -1), ("equalization", "gamma", 1.1),
-    ("equalization", "imbalance_factor", 111),
+    ("equalization", "imbalance_factor", "a"),
 ]
 
 
