@@ -356,6 +356,7 @@ def load_profile(name: str, backbones=(), losses=(), seeds=()) -> Profile:
         raise ConfigError(f"{path.name}: protocols: the key 'name' is not to be set: [protocols.thesis] is named thesis")
     table["protocols"] = [{"name": key, **value} for key, value in _table(table, "protocols", path.name).items()]
     for key, chosen in (("backbones", backbones), ("losses", losses), ("seeds", seeds)):
+        _require(isinstance(chosen, list | tuple), key, chosen, f"a list, such as [{chosen!r}]")
         if chosen:
             table[key] = list(chosen)
     for key in ("name", "path"):

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ltlib.backbones import backbone_title, build_head
+from ltlib.backbones import backbone_title, build_head, check_name
 from ltlib.batches import FeatureBatches
 from ltlib.config import DATASETS, ConfigError, Profile, Recipe
 from ltlib.datasets import load_dataset
@@ -66,6 +66,7 @@ def epoch_of_run(profile: Profile, loss: str, imbalance_factor: float) -> Epoch:
     The small model (:func:`train_small`, trained here and now) stands in where there is no finished run, no file of logits,
     or where ``imbalance_factor`` is another one than the run's; with at most 110, its own largest.
     """
+    check_name(profile.backbones[0])
     protocol = profile.protocols[0]
     config = computed_as(profile.config(profile.backbones[0], loss, "longtailed", profile.seeds[0], protocol))
     record = load_record(config)

@@ -34,7 +34,10 @@ def class_counts(num_classes: int = 100, max_count: int = 500, imbalance_factor:
     counts = np.array([int(max_count * ratio ** (c / max(num_classes - 1, 1))) for c in range(num_classes)], dtype=np.int64)
     if minimum is not None:
         counts = np.maximum(counts, minimum)
-    check_counts(counts)
+    try:
+        check_counts(counts)
+    except ConfigError as error:
+        raise ConfigError(f"imbalance_factor = {imbalance_factor!r}, max_count = {max_count}: {error}") from None
     return counts
 
 

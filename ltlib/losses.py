@@ -27,7 +27,7 @@ def _finite_range(name: str, value: float, low: float, high: float, *, open_low=
     ok = isinstance(value, numbers.Real) and math.isfinite(value)
     ok = ok and (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
     if not ok:
-        left, right = "(" if open_low else "[", ")" if open_high else "]"
+        left, right = "(" if open_low else "[", ")" if open_high or high == math.inf else "]"
         raise ConfigError(f"{name} = {value!r}: expected a number in {left}{low}, {high}{right}")
 
 

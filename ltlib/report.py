@@ -235,7 +235,8 @@ def small_table(results: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 def plain_log(axis: matplotlib.axis.Axis) -> None:
     """Ticks at 1, 2, 5, 10, ... of a logarithmic axis, written as plain numbers."""
-    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5) if high < 1e4 * low else (1,)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter("")
 
