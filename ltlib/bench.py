@@ -17,16 +17,16 @@ LOSS_SHAPES = ((512, 100), (512, 8142))  # batch, classes: CIFAR-100, iNaturalis
 PLAIN = "F.cross_entropy"
 
 
-def loss_times(shapes=None, seconds: float = 8.0, device="cpu") -> pd.DataFrame:
+def loss_times(shapes=LOSS_SHAPES, seconds: float = 8.0, device="cpu") -> pd.DataFrame:
     """Time of forward and backward of each loss in milliseconds, beside PyTorch's own cross-entropy.
 
-    shapes: (batch, classes) pairs, ``LOSS_SHAPES`` by default; each is measured for about ``seconds``. Float32 logits in [-1, 1],
+    shapes: (batch, classes) pairs; each is measured for about ``seconds``. Float32 logits in [-1, 1],
     so that ldam has its cosines. The losses take turns, so that a busy moment of the machine strikes all of them, and the best
     turn counts: what the computation takes when nothing else interferes. Returns one row per loss, columns (shape, "ms") and
     (shape, "ratio").
     """
     result = {}
-    for batch, classes in shapes or LOSS_SHAPES:
+    for batch, classes in shapes:
         counts = class_counts(classes, 1000, 100)
         logits = (2 * torch.rand(batch, classes, device=device) - 1).requires_grad_()
         labels = torch.randint(classes, (batch,), device=device)

@@ -216,22 +216,23 @@ def _html_exporter():
 
 
 DERIVATION_TAG = "derivation"
-_SECTION = r"""((*- for cell in nb.cells if 'derivation' in cell.metadata.tags or [] -*))
+_SECTION = """((*- for cell in nb.cells -*))
 ((( cell.source | markdown2latex(markup='markdown-auto_identifiers') )))
 ((* endfor -*))"""
 
 
 def derivation_latex(notebook) -> str:
-    """The body of a LaTeX section: the markdown cells tagged ``derivation``, "" where there are none. Needs amsmath and amssymb."""
+    """The body of a LaTeX section: the cells tagged ``derivation``, "" where there are none. Needs amsmath and amssymb."""
     import pypandoc
     from nbconvert import LatexExporter
 
-    if not any(DERIVATION_TAG in cell.metadata.get("tags", ()) for cell in notebook.cells):
+    cells = [cell for cell in notebook.cells if DERIVATION_TAG in cell.metadata.get("tags", ())]
+    if not cells:
         return ""
     folder = os.path.dirname(pypandoc.get_pandoc_path())  # nbconvert looks for pandoc on the PATH
     if folder not in os.environ["PATH"].split(os.pathsep):
         os.environ["PATH"] += os.pathsep + folder
-    body, _ = LatexExporter(raw_template=_SECTION).from_notebook_node(notebook)
+    body, _ = LatexExporter(raw_template=_SECTION).from_notebook_node(nbformat.v4.new_notebook(cells=cells))
     return "\\providecommand{\\tightlist}{\\setlength{\\itemsep}{0pt}\\setlength{\\parskip}{0pt}}\n" + body.strip() + "\n"
 
 

@@ -20,7 +20,7 @@ from ltlib.datasets import load_dataset
 from ltlib.longtail import class_counts, groups, longtailed_counts, select
 from ltlib.losses import Loss, build_loss, class_balanced_weights
 from ltlib.records import computed_as, load_record, logits_path
-from ltlib.training import fit, predict, reproducible
+from ltlib.training import DRW_BETA, fit, predict, reproducible
 
 # ---------------------------------------------------------------------------------------- gradients
 
@@ -183,7 +183,7 @@ def train_small(loss: Loss, data: SmallData, *, head: str = "linear", epochs: in
     with reproducible(seed):
         model = build_head(head, data.x.shape[1], len(data.counts))
         curve, _ = fit(model, loss, FeatureBatches(data.x, data.labels, recipe.batch_size), recipe, seed,
-                       drw_epoch=None if drw is None else round(drw * epochs), drw_weights=class_balanced_weights(data.counts))
+                       drw_epoch=None if drw is None else round(drw * epochs), drw_weights=class_balanced_weights(data.counts, DRW_BETA))
         logits, train_logits = (predict(model, FeatureBatches(*part, 1000)).double()
                                 for part in ((data.test_x, data.test_labels), (data.x, data.labels)))
     images = f"{data.counts[0]} to {data.counts[-1]} images per class"

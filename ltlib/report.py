@@ -165,8 +165,13 @@ class Grid:
         lines = [line for note in notes for line in textwrap.wrap(note, int(characters))]  # no wider than the table itself
         foot = "".join(f"\\multicolumn{{{width}}}{{l}}{{\\scriptsize {_escape(line)}}} \\\\\n" for line in lines)
         text = header + "".join(blocks) + "\\bottomrule\n" + foot + "\\end{tabular}\n"
-        text = text.replace(DAGGER, "$^\\dagger$").replace("−", "$-$").replace("–", "--")
-        return text.replace(" ± ", "\\,$\\pm$\\,").replace("±", "$\\pm$")
+        return _symbols(text)
+
+
+def _symbols(text: str) -> str:
+    """The signs of our tables in LaTeX."""
+    text = text.replace(DAGGER, "$^\\dagger$").replace("−", "$-$").replace("–", "--")
+    return text.replace(" ± ", "\\,$\\pm$\\,").replace("±", "$\\pm$")
 
 
 def _escape(text: str) -> str:
@@ -232,7 +237,6 @@ def small_table(results: dict[str, pd.DataFrame]) -> pd.DataFrame:
                          for name, table in results.items()}).T
 
 
-
 def plain_log(axis: matplotlib.axis.Axis) -> None:
     """Ticks at 1, 2, 5, 10, ... of a logarithmic axis, written as plain numbers."""
     low, high = axis.get_view_interval()
@@ -296,7 +300,7 @@ class Output:
         styled = frame.style.format(escape="latex").format_index(escape="latex", axis=0).format_index(escape="latex", axis=1)
         latex = styled.to_latex(hrules=True, column_format="l" + "r" * frame.shape[1])
         with atomic_path(self.folder / "tables" / f"{name}.tex") as partial:
-            partial.write_text(latex.replace("–", "--").replace(" ± ", "\\,$\\pm$\\,").replace("−", "$-$"))
+            partial.write_text(_symbols(latex))
         display(frame)
 
     def table(self, grid: Grid, name: str, notes=()) -> None:
