@@ -50,6 +50,57 @@ SMALL = {
     "convnext_small32": _convnext_small,
 }
 
+# ------------------------------------------------------------------------------------------- from scratch
+
+
+class _BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut without parameters (He et al.'s option A: every other pixel, zeros for new channels)."""
+
+    def __init__(self, channels: int, out_channels: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, out_channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.stride, self.new = stride, (out_channels - channels) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        if self.stride > 1:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.new, self.new))
+        return F.relu(x + y)
+
+
+class ResNet32(nn.Module):
+    """The ResNet-32 of the literature on CIFAR: (B, 3, 32, 32) -> (B, 64), 0.46 M parameters.
+
+    A 3 x 3 stem of 16 channels, three stages of five blocks with 16, 32 and 64 channels, mean over the image; weights from
+    Kaiming's normal distribution. Source: He et al. 2016, Deep Residual Learning, section 4.2; as in LDAM-DRW's code.
+    """
+
+    num_features = 64
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        blocks, channels = [], 16
+        for out_channels in (16, 32, 64):
+            for _ in range(5):
+                blocks.append(_BasicBlock(channels, out_channels, 2 if out_channels > channels else 1))
+                channels = out_channels
+        self.blocks = nn.Sequential(*blocks)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks(F.relu(self.bn1(self.conv1(x)))).mean((2, 3))
+
+
+OWN = SMALL | {"resnet32": ResNet32}
+
 TITLES = {
     "mobilenetv2_small32": "MobileNetV2 (small)",
     "resnetv2_small32": "ResNetV2 (small)",
@@ -60,6 +111,7 @@ TITLES = {
     "vit_base_patch16_224": "ViT-B/16",
     "vit_tiny_patch16_224": "ViT-Ti/16",
     "convnext_base": "ConvNeXt Base",
+    "resnet32": "ResNet-32",
 }
 
 
@@ -73,10 +125,10 @@ def is_small(name: str) -> bool:
 
 
 def check_name(name: str) -> None:
-    """Raise ConfigError, with the nearest names, unless ``name`` is a small variant or a timm model."""
-    if name not in SMALL and name not in timm.list_models() and name not in timm.list_pretrained():
+    """Raise ConfigError, with the nearest names, unless ``name`` is a model of this module or of timm."""
+    if name not in OWN and name not in timm.list_models() and name not in timm.list_pretrained():
         near = timm.list_models(f"*{name[:8]}*")[:3]
-        raise ConfigError(f"backbone {name!r}: expected a timm model name or one of {', '.join(SMALL)}"
+        raise ConfigError(f"backbone {name!r}: expected a timm model name or one of {', '.join(OWN)}"
                           + (f" (near: {', '.join(near)})" if near else ""))
 
 
@@ -85,12 +137,12 @@ def check_name(name: str) -> None:
 
 @dataclass(frozen=True)
 class Weights:
-    """A file of pretrained weights and how to feed the model.
+    """A file of pretrained weights (None: fresh ones) and how to feed the model.
 
     mean, std  normalisation of images in [0, 1]; interpolation  "bicubic" or "bilinear"
     """
 
-    path: Path
+    path: Path | None
     origin: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -99,10 +151,21 @@ class Weights:
     hub: bool = False
 
     @functools.cached_property
-    def checksum(self) -> str:
-        """sha256 of the file."""
+    def checksum(self) -> str | None:
+        """sha256 of the file; None for fresh weights."""
+        if self.path is None:
+            return None
         with open(self.path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fresh_weights(dataset: str) -> Weights:
+    """No weights: a model trained from scratch, on images normalised with the data set's own mean and standard deviation."""
+    mean, std = NORMALISATION.get(dataset, ((0.5,) * 3, (0.5,) * 3))
+    return Weights(None, "fresh", mean, std, "bicubic", 0)
+
+
+NORMALISATION = {"cifar100": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))}  # as LDAM-DRW has them
 
 
 class MissingWeights(RuntimeError):
@@ -208,24 +271,28 @@ def require_weights(names) -> dict[str, Weights]:
     return found
 
 
-def build_backbone(name: str, weights: Weights | None) -> nn.Module:
+def build_backbone(name: str, weights: Weights | None, resolution: int | None = None) -> nn.Module:
     """A backbone that maps images (B, 3, R, R) to pooled features (B, D), D = ``num_features`` of the head's input.
 
-    ``weights`` None gives fresh weights from the current random state. Keys must match to the last one (ConfigError).
+    ``weights`` None, or without a file, gives fresh weights from the current random state. Keys must match to the last one
+    (ConfigError). ``resolution`` R: models that take one size of image only (ViT) get their position embeddings resampled.
     """
     check_name(name)
-    if name in SMALL:
-        model = SMALL[name]()
-        if weights is not None:
+    if name in OWN:
+        model = OWN[name]()
+        if weights is not None and weights.path is not None:
             _load(model, weights.path)
         return model
-    if weights is None:
-        return timm.create_model(name, num_classes=0)
-    if weights.hub:
-        return timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": str(weights.path)})
-    model = timm.create_model(name, num_classes=weights.num_classes)
-    _load(model, weights.path)
-    model.reset_classifier(0)
+    if weights is None or weights.path is None:
+        model = timm.create_model(name, num_classes=0)
+    elif weights.hub:
+        model = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": str(weights.path)})
+    else:
+        model = timm.create_model(name, num_classes=weights.num_classes)
+        _load(model, weights.path)
+        model.reset_classifier(0)
+    if resolution and hasattr(model, "set_input_size") and model.patch_embed.img_size != (resolution, resolution):
+        model.set_input_size(resolution)
     return model
 
 

@@ -14,6 +14,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import threading
 import tomllib
 import types
@@ -21,12 +22,17 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 ROOT = Path(__file__).resolve().parent.parent
 PROFILES = Path(__file__).resolve().parent / "profiles"
 
 LOSS_NAMES = ("softmax", "weighted_softmax", "focal", "class_balanced", "balanced_softmax", "ldam", "equalization")
 HEADS = ("linear", "cosine")
 TRAIN_SETS = ("balanced", "longtailed")
+DRW = "_drw"
+DRW_LOSSES = ("weighted_softmax", "focal", "class_balanced", "ldam")
+VARIANTS = (*(name + DRW for name in DRW_LOSSES), "logit_adjusted")
 
 
 @dataclass(frozen=True)
@@ -76,21 +82,48 @@ def cache_dir() -> Path:
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path):
+def atomic_path(path: Path, durable: bool = True):
     """Yield a temporary path beside ``path``; it becomes ``path`` only if the block ends without an error.
 
-    A process that is killed half way leaves the old file, or none, and never half of a new one.
+    A process that is killed half way leaves the old file, or none, and never half of a new one; with ``durable`` this
+    holds for a machine that loses its power too.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp{path.suffix}")
     try:
         yield partial
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+class Busy(RuntimeError):
+    """Another process is at it."""
+
+
+@contextlib.contextmanager
+def exclusive(path: Path, busy: str, say=lambda line: None, wait: bool = True):
+    """Let one process at a time make ``path``; the lock, ``<path>.lock``, goes with the process that holds it.
+
+    Where another one holds it: say ``busy`` and wait, or, without ``wait``, raise Busy.
+    """
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0.2)
+    except Timeout:
+        if not wait:
+            raise Busy(busy) from None
+        say(f"{busy}: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 # ------------------------------------------------------------------------------- what a run is made of
@@ -144,14 +177,26 @@ class Protocol:
         _require(self.data_seed >= 0, "data_seed", self.data_seed, "at least 0")
 
 
+def _later(default):
+    """A field that came after the first records: left out of ``to_dict`` at its default, so that their ids still hold."""
+    return field(default=default, metadata={"later": True})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How a model is trained.
 
-    schedule "cosine" warms up linearly for ``warmup_epochs`` and falls to 0; "step" multiplies the rate by
-    ``decay`` at each epoch of ``milestones``. ``crop_padding`` is in pixels of the original image.
-    ``precision`` is that of the forward pass; losses are always computed in float32. In mode "probe" the
-    forward pass through the frozen backbone has this precision and the head is trained in float32.
+    schedule      "cosine" warms up linearly for ``warmup_epochs`` and falls to 0; "step" multiplies the rate by ``decay`` at
+                  each epoch of ``milestones``
+    crop_padding  in pixels of the original image
+    precision     of the forward pass; losses are always computed in float32. In mode "probe" the forward pass through
+                  the frozen backbone has this precision and the head is trained in float32
+    layer_decay   the rate of each layer of the backbone is this times that of the layer above it (1: all the same)
+    clip_grad     largest norm of the gradient (0: not clipped)
+    ema           decay of the moving average of the weights, which is then evaluated instead of them (0: none)
+    rand_augment  magnitude, 0 to 30, of two random operations per image (RandAugment; 0: none)
+    decay_all     weight decay acts on biases and normalisation too, as in the literature on CIFAR from scratch
+    compile       ``torch.compile`` the model for training
     """
 
     epochs: int
@@ -168,6 +213,12 @@ class Recipe:
     crop_padding: int = 0
     flip: bool = False
     precision: str = "float32"
+    layer_decay: float = _later(1.0)
+    clip_grad: float = _later(0.0)
+    ema: float = _later(0.0)
+    rand_augment: int = _later(0)
+    decay_all: bool = _later(False)
+    compile: bool = _later(False)
 
     def __post_init__(self):
         _require_one_of("optimizer", self.optimizer, ("adamw", "adam", "sgd"))
@@ -181,6 +232,10 @@ class Recipe:
         _require(all(0 < m < self.epochs for m in self.milestones), "milestones", self.milestones, f"epochs between 0 and {self.epochs}")
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "0 <= momentum < 1")
         _require(0 < self.decay <= 1, "decay", self.decay, "0 < decay <= 1")
+        _require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "0 < layer_decay <= 1")
+        _require(0 <= self.clip_grad < math.inf, "clip_grad", self.clip_grad, "a norm above 0, or 0 for none")
+        _require(0 <= self.ema < 1, "ema", self.ema, "0 <= ema < 1")
+        _require(0 <= self.rand_augment <= 30, "rand_augment", self.rand_augment, "0 to 30")
         _require(self.warmup_epochs < self.epochs, "warmup_epochs", self.warmup_epochs, f"below epochs = {self.epochs}")
         _require(self.schedule == "step" or not self.milestones, "milestones", self.milestones, 'none, or schedule = "step"')
 
@@ -198,13 +253,36 @@ class Pretraining:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Slurm:
+    """What ``LAUNCHER=slurm`` asks for, per run: ``minutes`` of time, ``gpus`` (0: none), ``cpus``, ``memory_gb`` (0: the
+    cluster's default), a ``partition`` ("": the cluster's default); at most ``concurrency`` runs at a time."""
+
+    partition: str = ""
+    minutes: int = 1440
+    gpus: int = 1
+    cpus: int = 4
+    memory_gb: int = 32
+    concurrency: int = 8
+
+    def __post_init__(self):
+        for name in ("minutes", "cpus", "concurrency"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("gpus", "memory_gb"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One training run. Equal configs are the same run; ``profile`` only says where its files lie.
 
+    mode          "finetune": backbone and head, from pretrained weights; "probe": a head on the features of a frozen
+                  backbone; "scratch": backbone and head, from fresh weights
     loss_options  (name, value) pairs for :func:`ltlib.losses.build_loss`, sorted by name
     head          "linear" or "cosine"; empty means the one that the loss needs
-    drw           deferred re-weighting (ldam only): class-balanced weights (beta 0.9999) from this fraction of
-                  the epochs on; None means never
+    drw           deferred re-weighting, for ``DRW_LOSSES``: no weights up to this fraction of the epochs, then the
+                  loss's own, or class-balanced ones (beta 0.9999) where it has none; None means never
+    tau           post-hoc logit adjustment of the softmax run (Menon et al. 2021): nothing is trained, its stored test logits
+                  are evaluated as z_c - tau ln f_c, f_c the class's share of the training images; None means none
     """
 
     dataset: str
@@ -219,12 +297,13 @@ class RunConfig:
     head: str = ""
     drw: float | None = None
     pretraining: Pretraining | None = None
+    tau: float | None = _later(None)
     profile: str = "custom"
 
     def __post_init__(self):
         _require_one_of("loss", self.loss, LOSS_NAMES)
         _require_one_of("train_set", self.train_set, TRAIN_SETS)
-        _require_one_of("mode", self.mode, ("finetune", "probe"))
+        _require_one_of("mode", self.mode, ("finetune", "probe", "scratch"))
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         _require_one_of("dataset", self.dataset, DATASETS)
         self._check_sizes(self.protocol, DATASETS[self.dataset])
@@ -238,9 +317,13 @@ class RunConfig:
                 "cosines and scales them itself; the other losses need unbounded logits. Leave head out to get the right one."
             )
         if self.drw is not None:
-            _require(self.loss == "ldam", "drw", self.drw, f"loss = 'ldam', not {self.loss!r}; leave drw out")
+            _require(self.loss in DRW_LOSSES, "drw", self.drw, f"a loss out of {', '.join(DRW_LOSSES)}, not {self.loss!r}; leave drw out")
             _require(0 <= self.drw < 1, "drw", self.drw, "a fraction of the epochs, 0 <= drw < 1")
             _require(self.drw_epoch < self.recipe.epochs, "drw", self.drw, f"to leave some of the {self.recipe.epochs} epochs")
+
+        if self.tau is not None:
+            _require(self.loss == "softmax", "tau", self.tau, f"loss = 'softmax', not {self.loss!r}; leave tau out")
+            _require(0 < self.tau < math.inf, "tau", self.tau, "a number above 0")
 
     def _check_sizes(self, protocol: Protocol, size: DatasetSize) -> None:
         for name, limit in (("max_count", size.train_per_class), ("balanced_count", size.train_per_class),
@@ -253,10 +336,22 @@ class RunConfig:
         """The epoch, counted from 0, from which deferred re-weighting is on."""
         return None if self.drw is None else round(self.drw * self.recipe.epochs)
 
+    @property
+    def variant(self) -> str:
+        """What profiles and tables call the loss: its name, ``<name>_drw``, or ``logit_adjusted``."""
+        return "logit_adjusted" if self.tau is not None else self.loss + (DRW if self.drw is not None else "")
+
     def to_dict(self) -> dict:
         """The config as plain JSON values, without what does not change the result (``profile``)."""
         values = dataclasses.asdict(self)
         del values["profile"]
+        recipes = [(self.recipe, values["recipe"])]
+        if self.pretraining is not None:
+            recipes.append((self.pretraining.recipe, values["pretraining"]["recipe"]))
+        for owner, table in [(self, values), *recipes]:
+            for f in dataclasses.fields(owner):
+                if f.metadata.get("later") and table[f.name] == f.default:
+                    del table[f.name]
         values["loss_options"] = dict(self.loss_options)
         return json.loads(json.dumps(values))
 
@@ -265,10 +360,10 @@ class RunConfig:
         """Readable name and a hash of the canonical JSON: the name of every file of this run."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(canonical.encode()).hexdigest()[:10]
-        return f"{self.backbone}-{self.protocol.name}-{self.train_set}-{self.loss}-s{self.seed}-{digest}"
+        return f"{self.backbone}-{self.protocol.name}-{self.train_set}-{self.variant}-s{self.seed}-{digest}"
 
     def describe(self) -> str:
-        return f"{self.backbone}, {self.protocol.name} {self.train_set}, {self.loss}, seed {self.seed}"
+        return f"{self.backbone}, {self.protocol.name} {self.train_set}, {self.variant}, seed {self.seed}"
 
 
 # -------------------------------------------------------------------------------------------- profiles
@@ -276,7 +371,12 @@ class RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """A named set of runs. ``configs()`` lists them; ``deviations`` are printed beside its results."""
+    """A named set of runs. ``configs()`` lists them; ``deviations`` are printed beside its results.
+
+    losses  names of losses, and of ``VARIANTS``: ``<name>_drw`` re-weights from the fraction ``drw`` of the epochs on,
+            ``logit_adjusted`` adjusts the softmax run (its only option: tau, 1 by default)
+    tune    lists of values, by key of the recipe, that ``make tune`` tries in all combinations
+    """
 
     name: str
     title: str
@@ -290,9 +390,11 @@ class Profile:
     recipe_by_backbone: dict = field(default_factory=dict)
     train_sets: tuple[str, ...] = TRAIN_SETS
     loss_options: dict = field(default_factory=dict)
-    drw: float | None = None
+    drw: float = 0.8
     pretraining: Pretraining | None = None
     deviations: tuple[str, ...] = ()
+    tune: dict = field(default_factory=dict)
+    slurm: Slurm = Slurm()
     path: str = ""  # what load_profile was given: the name, or a TOML file
 
     def configs(self) -> list[RunConfig]:
@@ -307,20 +409,24 @@ class Profile:
         ]
 
     def config(self, backbone: str, loss: str, train_set: str, seed: int, protocol: Protocol | str) -> RunConfig:
-        """One run of the profile."""
+        """One run of the profile. ``loss`` is a name that a profile may list, ``protocol`` one of the profile's or its name."""
         if isinstance(protocol, str):
             protocol = self.protocol(protocol)
+        _require_one_of("loss", loss, LOSS_NAMES + VARIANTS)
+        adjusted = loss == "logit_adjusted"
+        name = "softmax" if adjusted else loss.removesuffix(DRW)
         return RunConfig(
             dataset=self.dataset,
             protocol=protocol,
             train_set=train_set,
             backbone=backbone,
-            loss=loss,
+            loss=name,
             seed=seed,
             mode=self.mode,
             recipe=dataclasses.replace(self.recipe, **self.recipe_by_backbone.get(backbone, {})),
-            loss_options=tuple(self.loss_options.get(loss, {}).items()),
-            drw=self.drw if loss == "ldam" else None,
+            loss_options=tuple(self.loss_options.get(name, {}).items()),
+            drw=self.drw if loss.endswith(DRW) else None,
+            tau=self.loss_options.get("logit_adjusted", {}).get("tau", 1.0) if adjusted else None,
             pretraining=self.pretraining,
             profile=self.name,
         )
@@ -335,11 +441,12 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in PROFILES.glob("*.toml"))
 
 
-def load_profile(name: str, backbones=(), losses=(), seeds=()) -> Profile:
+def load_profile(name: str, backbones=(), losses=(), seeds=(), protocols=(), train_sets=()) -> Profile:
     """Read ``ltlib/profiles/<name>.toml``, or a TOML file of your own given by its path.
 
-    ``backbones``, ``losses`` and ``seeds`` narrow or replace the profile's own, as ``BACKBONES=``, ``LOSSES=``
-    and ``SEEDS=`` do for make. Raises ConfigError for unknown keys, wrong types and impossible values.
+    The lists narrow or replace the profile's own, as ``BACKBONES=``, ``LOSSES=``, ``SEEDS=``, ``PROTOCOLS=`` and
+    ``TRAIN_SETS=`` do for make. A protocol "standard_if50" is the profile's "standard" at imbalance factor 50.
+    Raises ConfigError for unknown keys, wrong types and impossible values.
     """
     path = Path(name) if str(name).endswith(".toml") else PROFILES / f"{name}.toml"
     if not path.exists():
@@ -354,24 +461,34 @@ def load_profile(name: str, backbones=(), losses=(), seeds=()) -> Profile:
     own_backbones = own_backbones if isinstance(own_backbones, list) else []
     if any("name" in value for value in _table(table, "protocols", path.name).values()):
         raise ConfigError(f"{path.name}: protocols: the key 'name' is not to be set: [protocols.thesis] is named thesis")
-    table["protocols"] = [{"name": key, **value} for key, value in _table(table, "protocols", path.name).items()]
-    for key, chosen in (("backbones", backbones), ("losses", losses), ("seeds", seeds)):
+    own_protocols = {key: {"name": key, **value} for key, value in _table(table, "protocols", path.name).items()}
+    choices = {"backbones": backbones, "losses": losses, "seeds": seeds, "protocols": protocols, "train_sets": train_sets}
+    for key, chosen in choices.items():
         _require(isinstance(chosen, list | tuple), key, chosen, f"a list, such as [{chosen!r}]")
         if chosen:
             table[key] = list(chosen)
+    table["protocols"] = [_find_protocol(own_protocols, key) for key in protocols or own_protocols]
     for key in ("name", "path"):
         if key in table:
             raise ConfigError(f"{path.name}: the key {key!r} is not to be set: the file's name is the profile's")
     given = str(path.resolve()) if path.parent != PROFILES else path.stem
     profile = _from_table(Profile, {"name": path.stem, "path": given, **table}, path.name)
-    for loss in (*profile.losses, *profile.loss_options):
-        _require_one_of(f"{path.name}: losses", loss, LOSS_NAMES)
+    for loss in profile.losses:
+        _require_one_of(f"{path.name}: losses", loss, LOSS_NAMES + VARIANTS)
+    for loss in profile.loss_options:
+        _require_one_of(f"{path.name}: loss_options", loss, (*LOSS_NAMES, "logit_adjusted"))
     for key in ("backbones", "losses", "seeds", "protocols", "train_sets"):
         values = getattr(profile, key)
         _require(values, f"{path.name}: {key}", values, "at least one")
         _require(len(set(values)) == len(values), f"{path.name}: {key}", values, "each one once")
     for loss, options in profile.loss_options.items():
         _require(isinstance(options, dict), f"{path.name}: loss_options.{loss}", options, f"a table like [loss_options.{loss}]")
+    for key in profile.loss_options.get("logit_adjusted", {}):
+        _require_one_of(f"{path.name}: loss_options.logit_adjusted", key, ("tau",))
+    _require(0 <= profile.drw < 1, f"{path.name}: drw", profile.drw, "a fraction of the epochs, 0 <= drw < 1")
+    for key, values in profile.tune.items():
+        _require_one_of(f"{path.name}: tune", key, [f.name for f in dataclasses.fields(Recipe)])
+        _require(isinstance(values, list) and values, f"{path.name}: tune.{key}", values, "a list of values to try")
     for backbone, override in profile.recipe_by_backbone.items():
         where = f"{path.name}: recipe_by_backbone.{backbone}"
         _require_one_of(f"{path.name}: recipe_by_backbone", backbone, {*own_backbones, *profile.backbones})
@@ -380,6 +497,14 @@ def load_profile(name: str, backbones=(), losses=(), seeds=()) -> Profile:
         profile.recipe_by_backbone[backbone] = {key: getattr(merged, key) for key in override}
     profile.configs()  # an impossible run is an error now, not in the middle of the night
     return profile
+
+
+def _find_protocol(own: dict[str, dict], name) -> dict:
+    base, _, factor = str(name).rpartition("_if")
+    if name not in own and base in own and re.fullmatch(r"\d+(\.\d+)?", factor):
+        return own[base] | {"name": name, "imbalance_factor": float(factor)}
+    _require_one_of("protocol", name, own)
+    return own[name]
 
 
 def _table(table: dict, key: str, where: str) -> dict:

@@ -17,10 +17,11 @@ from ltlib.backbones import backbone_title, build_head, check_name
 from ltlib.batches import FeatureBatches
 from ltlib.config import DATASETS, ConfigError, Profile, Recipe
 from ltlib.datasets import load_dataset
+from ltlib.engine import fit, predict, reproducible
 from ltlib.longtail import class_counts, groups, longtailed_counts, select
 from ltlib.losses import Loss, build_loss, class_balanced_weights
 from ltlib.records import computed_as, load_record, logits_path
-from ltlib.training import DRW_BETA, fit, predict, reproducible
+from ltlib.training import DRW_BETA
 
 # ---------------------------------------------------------------------------------------- gradients
 

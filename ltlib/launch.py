@@ -13,8 +13,9 @@ from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 
 from ltlib.backbones import is_small
 from ltlib.config import ConfigError, Profile, RunConfig
+from ltlib.engine import Diverged
 from ltlib.records import RecordError, computed_as, load_record
-from ltlib.training import Diverged, cpu_count, features, pick_device, prepare, run_or_load, weights_for
+from ltlib.training import cpu_count, duration, features, pick_device, prepare, run_or_load, weights_for
 
 
 class RunsFailed(RuntimeError):
@@ -79,7 +80,7 @@ def compute_runs(profile: Profile, jobs: int | None = None, device: str | None =
                 if outcome is None:
                     outcome = future.result()
                     left = (time.monotonic() - start) / done * (len(missing) - done)
-                    left = f"; about {_duration(left)} left" if done >= jobs else ""  # the first ones alone would mislead
+                    left = f"; about {duration(left)} left" if done >= jobs else ""  # the first ones alone would mislead
                     say(f"[{done}/{len(missing)}] {run.describe()}: {outcome}{left}")
                 elif isinstance(outcome, BrokenExecutor):
                     raise outcome
@@ -96,10 +97,6 @@ def compute_runs(profile: Profile, jobs: int | None = None, device: str | None =
             raise
     if failures:
         raise RunsFailed(f"{len(failures)} of {len(missing)} runs failed:\n  " + "\n  ".join(failures))
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _start_worker() -> None:
@@ -127,4 +124,4 @@ def _run(config: RunConfig, device: str) -> str:
     if record.status == "diverged":
         return f"diverged ({record.note})"
     balanced = record.results["evaluations"]["last"]["sets"]["balanced"]
-    return f"balanced test {100 * balanced['acc1']:.1f} % in {_duration(record.provenance['wall_seconds'])}"
+    return f"balanced test {100 * balanced['acc1']:.1f} % in {duration(record.provenance['wall_seconds'])}"

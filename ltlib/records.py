@@ -46,10 +46,12 @@ class Record:
 def computed_as(config: RunConfig) -> RunConfig:
     """The run that stands for this one: softmax where the loss equals it on these counts, otherwise itself.
 
-    Re-weighting equal counts, or shifting all logits by the same ln n, is softmax cross-entropy by mathematics
-    (:func:`ltlib.losses.equals_softmax`): such runs are computed once, and the tables say so.
+    Re-weighting equal counts, at once or deferred, or shifting all logits by the same ln n, is softmax cross-entropy by
+    mathematics (:func:`ltlib.losses.equals_softmax`): such runs are computed once, and the tables say so.
     """
     counts = train_counts(config.protocol, config.train_set, DATASETS[config.dataset].num_classes)
+    if len(set(counts.tolist())) == 1:
+        config = dataclasses.replace(config, drw=None, tau=None)
     if config.loss != "softmax" and equals_softmax(config.loss, counts, **dict(config.loss_options)):
         return dataclasses.replace(config, loss="softmax", loss_options=())
     return config
@@ -150,9 +152,10 @@ def load_records(profile: str | Profile, **narrow) -> pd.DataFrame:
         record = load_record(source)
         if record is None or record.status != "done":
             continue
-        shared = [config.dataset, config.protocol.name, config.train_set, config.backbone, config.loss, config.seed]
+        stands_for_another = source.to_dict() != config.to_dict()
+        shared = [config.dataset, config.protocol.name, config.train_set, config.backbone, config.variant, config.seed]
         for choice, result in record.results["evaluations"].items():
             for eval_set, metrics in result["sets"].items():
-                rows += [[record.id, *shared, choice, eval_set, metric, value, metrics["n"], source is not config]
+                rows += [[record.id, *shared, choice, eval_set, metric, value, metrics["n"], stands_for_another]
                          for metric, value in metrics.items() if metric != "n"]
     return pd.DataFrame(rows, columns=COLUMNS)

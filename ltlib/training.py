@@ -1,18 +1,17 @@
-"""The training loop, and the one function that notebooks and make call: ``run_or_load``.
+"""From a config to its record: ``run_or_load``, the one function that notebooks and make call.
 
-Two modes: "finetune" trains backbone and head; "probe" computes the features of a frozen backbone once (cached) and
-trains heads on them. Both go through the same ``fit``. On a CPU every run uses one thread, whatever the machine and
-however many runs go on beside it, so that the same config gives the same record, digit for digit.
+Three modes: "finetune" trains backbone and head from pretrained weights, "scratch" from fresh ones; "probe" computes the
+features of a frozen backbone once (cached) and trains heads on them. All go through the same ``fit``. On a CPU every run
+uses one thread, whatever the machine and however many runs go on beside it, so that the same config gives the same
+record, digit for digit.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
+import dataclasses
 import functools
 import hashlib
 import json
-import math
 import os
 import time
 from collections.abc import Callable
@@ -22,25 +21,21 @@ from pathlib import Path
 import joblib
 import numpy as np
 import torch
-from timm.optim import create_optimizer_v2
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import LambdaLR
 
-from ltlib.backbones import Classifier, Weights, build_backbone, build_head, check_name, find_weights, is_small, require_weights
-from ltlib.batches import FeatureBatches, ImageBatches, stream
-from ltlib.config import DATASETS, ConfigError, Profile, Recipe, RunConfig, atomic_path, cache_dir
+from ltlib import backbones
+from ltlib.backbones import Classifier, Weights, build_backbone, build_head, find_weights, is_small, require_weights
+from ltlib.batches import FeatureBatches, ImageBatches
+from ltlib.config import DATASETS, ConfigError, Profile, RunConfig, atomic_path, build_dir, cache_dir, exclusive
 from ltlib.datasets import ImageData, digit_pairs_for_pretraining, load_dataset
+from ltlib.engine import Checkpoints, Diverged, fit, predict, reproducible, threads
 from ltlib.longtail import make_splits, train_counts
 from ltlib.losses import Loss, build_loss, class_balanced_weights
 from ltlib.metrics import balanced_accuracy, class_hits, evaluate
-from ltlib.records import Record, check_origin, computed_as, environment, load_record, logits_path, save_record
+from ltlib.records import Record, RecordError, check_origin, computed_as, environment, load_record, logits_path, save_record
 
 DRW_BETA = 0.9999
-
-
-class Diverged(RuntimeError):
-    """A loss or a logit is not a finite number."""
 
 
 def pick_device(wanted: str | None = None) -> torch.device:
@@ -59,97 +54,21 @@ def pick_device(wanted: str | None = None) -> torch.device:
     raise ConfigError(f"DEVICE = {wanted!r}: expected auto, cpu, or a CUDA device of this machine ({fault})")
 
 
+def checkpoint_minutes() -> float:
+    """Longest time between two checkpoints of a run: ``CHECKPOINT_MINUTES``, 10 by default; 0 writes one after each step."""
+    text = os.environ.get("CHECKPOINT_MINUTES") or "10"
+    try:
+        minutes = float(text)
+        if minutes >= 0:
+            return minutes
+    except ValueError:
+        pass
+    raise ConfigError(f"CHECKPOINT_MINUTES = {text!r}: expected a number of minutes, 0 or more")
+
+
 def cpu_count() -> int:
     """Cores that this process may use: affinity and the limits of its container counted in."""
     return joblib.cpu_count()
-
-
-@contextlib.contextmanager
-def _threads(count: int):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-# ---------------------------------------------------------------------------------------------- the loop
-
-
-def schedule_factor(recipe: Recipe, epoch: float) -> float:
-    """Factor of the learning rate after ``epoch`` epochs (fractional within one).
-
-    "cosine": e / w for e < w = warmup_epochs, then (1 + cos(pi (e - w) / (E - w))) / 2; "step": decay^(milestones passed),
-    with the same warm-up.
-    """
-    warm = recipe.warmup_epochs
-    if epoch < warm:
-        return max(epoch, 1e-3) / warm
-    if recipe.schedule == "step":
-        return recipe.decay ** sum(epoch >= m for m in recipe.milestones)
-    return 0.5 * (1 + math.cos(math.pi * (epoch - warm) / (recipe.epochs - warm)))
-
-
-def predict(model: nn.Module, batches: FeatureBatches, precision: str = "float32") -> Tensor:
-    """Outputs of the model for all rows in order, in eval mode: (N, ...) float32 on the CPU."""
-    model.eval()
-    with torch.inference_mode(), _autocast(batches.labels.device, precision):
-        return torch.cat([model(x).float().cpu() for x in batches.in_order()])
-
-
-def _autocast(device: torch.device, precision: str):
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def fit(model: nn.Module, loss: Loss, batches: FeatureBatches, recipe: Recipe, seed: int, *, precision: str = "float32",
-        validate: Callable[[], dict] | None = None, drw_epoch: int | None = None, drw_weights=None,
-        say: Callable[[str], None] = lambda line: None) -> tuple[list[dict], dict | None]:
-    """Train in place; return the curve, one dict per epoch, and the state of the epoch that validation picks.
-
-    ``validate`` gives val_acc and val_loss after an epoch; the picked epoch has the highest val_acc (the earliest of
-    equals), and its state is {"epoch", "model"}; None without ``validate``. From ``drw_epoch`` on the loss uses
-    ``drw_weights``. Raises Diverged, naming the epoch, as soon as an epoch's loss is not finite.
-    """
-    device = batches.labels.device
-    loss = loss.to(device)
-    name = {"sgd": "momentum"}.get(recipe.optimizer, recipe.optimizer)  # timm's "sgd" is Nesterov's, the literature's is not
-    optimizer = create_optimizer_v2(model, opt=name, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum)
-    scheduler = LambdaLR(optimizer, lambda step: schedule_factor(recipe, step / len(batches)))
-    curve, picked, said = [], None, time.monotonic()
-    for epoch in range(recipe.epochs):
-        if epoch == drw_epoch:
-            loss.set_weights(drw_weights)
-        generator = stream(seed, epoch, "loss") if device.type == "cpu" else torch.Generator(device).manual_seed(
-            stream(seed, epoch, "loss").initial_seed())
-        model.train()
-        loss.train()
-        total = torch.zeros((), device=device)
-        learning_rate = optimizer.param_groups[0]["lr"]
-        for x, labels in batches.epoch(seed, epoch):
-            with _autocast(device, precision):
-                logits = model(x)
-            value = loss(logits, labels, generator=generator)
-            optimizer.zero_grad(set_to_none=True)
-            value.backward()
-            optimizer.step()
-            scheduler.step()
-            total += value.detach()
-        mean = float(total) / len(batches)
-        if not math.isfinite(mean):
-            raise Diverged(f"the training loss of epoch {epoch + 1} of {recipe.epochs} is {mean}")
-        entry = {"epoch": epoch + 1, "lr": learning_rate, "train_loss": mean}
-        if validate is not None:
-            entry |= validate()
-            if not math.isfinite(entry["val_loss"]):
-                raise Diverged(f"the validation loss of epoch {epoch + 1} of {recipe.epochs} is {entry['val_loss']}")
-            if picked is None or entry["val_acc"] > curve[picked["epoch"] - 1]["val_acc"]:
-                picked = {"epoch": epoch + 1, "model": copy.deepcopy(model.state_dict())}
-        curve.append(entry)
-        if time.monotonic() - said > 20 and epoch + 1 < recipe.epochs:
-            said = time.monotonic()
-            say(f"epoch {epoch + 1}/{recipe.epochs}, loss {mean:.3f}")
-    return curve, picked
 
 
 # --------------------------------------------------------------------------- pretrained weights, features
@@ -161,11 +80,13 @@ def prepare(profile: Profile, device: torch.device, say: Callable[[str], None] =
     Raises MissingWeights, DataError or ConfigError; RecordError if finished runs were made from other data or weights.
     """
     for config in profile.configs():
-        check_name(config.backbone)
+        backbones.check_name(config.backbone)
         counts = train_counts(config.protocol, config.train_set, DATASETS[config.dataset].num_classes)
         build_loss(config.loss, counts, **dict(config.loss_options))
         _require_pretraining(config)
-    weights = require_weights([b for b in profile.backbones if not is_small(b)])
+    checkpoint_minutes()
+    pretrained = () if profile.mode == "scratch" else profile.backbones
+    weights = require_weights([b for b in pretrained if not is_small(b)])
     data = load_dataset(profile.dataset)
     say(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images ({data.checksums['origin']})")
     for name, found in weights.items():
@@ -177,7 +98,9 @@ def prepare(profile: Profile, device: torch.device, say: Callable[[str], None] =
 
 
 def weights_for(config: RunConfig, device: torch.device, say: Callable[[str], None] = lambda line: None) -> Weights:
-    """Pretrained weights of a run's backbone: found for timm's names, made on the spot for the small variants."""
+    """The weights that a run starts from: found for timm's names, pretrained on the spot for the small variants, or fresh."""
+    if config.mode == "scratch":
+        return backbones.fresh_weights(config.dataset)
     if not is_small(config.backbone):
         return find_weights(config.backbone)
     _require_pretraining(config)
@@ -185,40 +108,38 @@ def weights_for(config: RunConfig, device: torch.device, say: Callable[[str], No
 
 
 def _require_pretraining(config: RunConfig) -> None:
-    if is_small(config.backbone) and config.pretraining is None:
+    if is_small(config.backbone) and config.pretraining is None and config.mode != "scratch":
         raise ConfigError(f"{config.backbone}: expected a [pretraining] table in the profile; it has no published weights")
 
 
 def _pretrained_small(name: str, pretraining, device: torch.device, say) -> Weights:
     """Pretrain a small backbone on clean digit pairs, or load it from the cache."""
-    from safetensors.torch import save_file
-
-    recipe = pretraining.recipe
     key = json.dumps({"backbone": name, "pretraining": asdict(pretraining), "device": device.type}, sort_keys=True)
     path = cache_dir() / "pretrained" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:10]}.safetensors"
-    if not path.exists():
-        images, labels = digit_pairs_for_pretraining(pretraining.images, pretraining.seed)
-        start = time.monotonic()
-        with reproducible(pretraining.seed):
-            backbone = build_backbone(name, None)
-            model = Classifier(backbone, build_head("linear", backbone.num_features, 100)).to(device, memory_format=torch.channels_last)
-            batches = ImageBatches(images, labels, batch_size=recipe.batch_size, resolution=recipe.resolution, mean=(0.5,) * 3,
-                                   std=(0.5,) * 3, crop_padding=recipe.crop_padding, flip=recipe.flip, device=device)
-            curve, _ = fit(model, build_loss("softmax", np.ones(100)), batches, recipe, pretraining.seed, precision=recipe.precision,
-                           say=lambda line: say(f"pretraining {name}: {line}"))
-        with atomic_path(path) as partial:
-            save_file({key: value.cpu().contiguous() for key, value in backbone.state_dict().items()}, partial)
-        took = time.monotonic() - start
-        say(f"pretrained {name} on {len(labels)} clean digit pairs: training loss {curve[-1]['train_loss']:.3f}, {took:.0f} s")
+    with exclusive(path, f"{name} is being pretrained by another process", say):
+        if not path.exists():
+            _pretrain(name, pretraining, path, key, device, say)
     return Weights(path, f"pretrained on {pretraining.images} clean digit pairs", (0.5,) * 3, (0.5,) * 3, "bicubic", 100)
 
 
-@contextlib.contextmanager
-def reproducible(seed: int):
-    """One CPU thread and the global random state from ``seed`` (dropout, stochastic depth, fresh layers); both put back."""
-    with torch.random.fork_rng(), _threads(1):
-        torch.manual_seed(seed)
-        yield
+def _pretrain(name: str, pretraining, path: Path, key: str, device, say) -> None:
+    from safetensors.torch import save_file
+
+    recipe = pretraining.recipe
+    checkpoints = Checkpoints(path.with_suffix(".pt"), {"pretraining": key, "torch": str(torch.__version__)}, checkpoint_minutes(), say)
+    images, labels = digit_pairs_for_pretraining(pretraining.images, pretraining.seed)
+    with reproducible(pretraining.seed):
+        backbone = build_backbone(name, None)
+        model = Classifier(backbone, build_head("linear", backbone.num_features, 100)).to(device, memory_format=torch.channels_last)
+        batches = ImageBatches(images, labels, batch_size=recipe.batch_size, resolution=recipe.resolution, mean=(0.5,) * 3,
+                               std=(0.5,) * 3, crop_padding=recipe.crop_padding, flip=recipe.flip, device=device)
+        curve, _ = fit(model, build_loss("softmax", np.ones(100)), batches, recipe, pretraining.seed, precision=recipe.precision,
+                       checkpoints=checkpoints, progress=Progress(recipe.epochs, lambda line: say(f"pretraining {name}: {line}")))
+    with atomic_path(path) as partial:
+        save_file({key: value.cpu().contiguous() for key, value in backbone.state_dict().items()}, partial)
+    checkpoints.path.unlink(missing_ok=True)
+    took = checkpoints.seconds
+    say(f"pretrained {name} on {len(labels)} clean digit pairs: training loss {curve[-1]['train_loss']:.3f}, {took:.0f} s")
 
 
 FEATURE_CHUNK = 4096
@@ -239,12 +160,14 @@ def features(config: RunConfig, device: torch.device, say: Callable[[str], None]
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
     folder = cache_dir() / "features" / f"{config.backbone}-{digest}"
-    if not (folder / "key.json").exists():
-        with atomic_path(folder / "key.json") as partial:
-            partial.write_text(json.dumps(key, indent=1))
-    extract = functools.cache(lambda: build_backbone(config.backbone, weights).to(device, memory_format=torch.channels_last))
-    return tuple(_split_features(folder, split, images, extract, weights, recipe, device, say, config.backbone)
-                 for split, images in (("train", data.train_images), ("test", data.test_images)))
+    extract = functools.cache(
+        lambda: build_backbone(config.backbone, weights, recipe.resolution).to(device, memory_format=torch.channels_last))
+    with exclusive(folder / "key.json", f"features of {config.backbone} are being computed by another process", say):
+        if not (folder / "key.json").exists():
+            with atomic_path(folder / "key.json") as partial:
+                partial.write_text(json.dumps(key, indent=1))
+        return tuple(_split_features(folder, split, images, extract, weights, recipe, device, say, config.backbone)
+                     for split, images in (("train", data.train_images), ("test", data.test_images)))
 
 
 def _split_features(folder: Path, split, images, extract, weights, recipe, device, say, name) -> np.ndarray:
@@ -254,7 +177,7 @@ def _split_features(folder: Path, split, images, extract, weights, recipe, devic
         if not path.exists():
             batches = ImageBatches(chunk, np.zeros(len(chunk), np.int64), batch_size=FEATURE_BATCH, resolution=recipe.resolution,
                                    mean=weights.mean, std=weights.std, interpolation=weights.interpolation, device=device)
-            with _threads(cpu_count()):
+            with threads(cpu_count()):
                 part = predict(extract(), batches, recipe.precision).numpy()
             with atomic_path(path) as partial:
                 np.save(partial, part)
@@ -269,71 +192,168 @@ def _split_features(folder: Path, split, images, extract, weights, recipe, devic
 # ------------------------------------------------------------------------------------------------ a run
 
 
-def run_or_load(config: RunConfig, device: str | None = None, say: Callable[[str], None] = lambda line: None) -> Record:
-    """The stored record of this run; trains it first where there is none.
+def live_path(config: RunConfig, suffix: str) -> Path:
+    """Files of a run under way: its checkpoint (".pt") and where it is (".json"); both are gone when it is done."""
+    return build_dir(config.profile) / "runs" / f"{config.id}{suffix}"
 
-    A run that equals softmax by mathematics is answered by the softmax run (``ltlib.records.computed_as``).
+
+def model_path(config: RunConfig) -> Path:
+    """Weights of a run after its last epoch (safetensors; the head alone in mode "probe")."""
+    return build_dir(config.profile) / "models" / f"{config.id}.safetensors"
+
+
+class Progress:
+    """Where a run is: said every 20 s, and written to a file (JSON) about every second, for whoever follows it.
+
+    The file holds epoch (the one under way), epochs, done (share of the run), loss (mean of this epoch so far), seconds_left.
+    """
+
+    def __init__(self, epochs: int, say: Callable[[str], None], path: Path | None = None):
+        self.epochs, self.say, self.path = epochs, say, path
+        self.first: tuple[float, int] | None = None
+        self.written = self.said = time.monotonic()
+
+    def __call__(self, done: int, total: int, loss) -> None:
+        now = time.monotonic()
+        if self.first is None:
+            self.first = now, done
+        if now - self.written < 1 or done == self.first[1]:
+            return
+        self.written = now
+        left = (now - self.first[0]) / (done - self.first[1]) * (total - done)
+        epoch = (done - 1) * self.epochs // total + 1
+        state = {"epoch": epoch, "epochs": self.epochs, "done": done / total, "loss": float(loss), "seconds_left": left}
+        if self.path:
+            with atomic_path(self.path, durable=False) as partial:
+                partial.write_text(json.dumps(state))
+        if now - self.said > 20:
+            self.said = now
+            self.say(progress_line(state))
+
+
+def progress_line(state: dict) -> str:
+    return f"epoch {state['epoch']}/{state['epochs']}, loss {state['loss']:.3f}, {duration(state['seconds_left'])} left"
+
+
+def duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def run_or_load(config: RunConfig, device: str | None = None, say: Callable[[str], None] = lambda line: None, wait: bool = True) -> Record:
+    """The stored record of this run; trains it first where there is none, from its checkpoint where there is one.
+
+    A run that equals softmax by mathematics is answered by the softmax run (``ltlib.records.computed_as``). One that another
+    process is computing is waited for, or, without ``wait``, raises Busy.
     Raises MissingWeights, DataError, ConfigError or RecordError; a run that diverges is a record that says so.
     """
     config = computed_as(config)
     record = load_record(config)
     if record is None:
-        record = _train(config, pick_device(device), say)
-        save_record(config, record)
+        with exclusive(live_path(config, ""), f"{config.describe()} is being computed by another process", say, wait):
+            record = load_record(config)
+            if record is None:
+                device = pick_device(device)
+                record = _train(config, device, say) if config.tau is None else _adjust(config, device, say, wait)
+                save_record(config, record)
+                for suffix in (".pt", ".json"):
+                    live_path(config, suffix).unlink(missing_ok=True)
     return record
 
 
 def _train(config: RunConfig, device: torch.device, say) -> Record:
-    started = time.monotonic()
     data, weights = load_dataset(config.dataset), weights_for(config, device, say)
     splits = make_splits(data, config.protocol, config.train_set)
     counts = train_counts(config.protocol, config.train_set, data.num_classes)
+    origin = environment(device) | {"data": data.checksums, "weights": {"origin": weights.origin, "sha256": weights.checksum}}
+    key = {"config": config.to_dict(), "data": data.checksums, "weights": weights.checksum, "device": device.type,
+           "torch": str(torch.__version__)}
+    start = {name: origin[name] for name in ("code", "device_name")}
+    checkpoints = Checkpoints(live_path(config, ".pt"), key, checkpoint_minutes(), lambda line: say(f"{config.describe()}: {line}"), start)
     note, results = "", {}
     try:
-        results, logits = _fit_and_evaluate(config, data, splits, counts, weights, device, say)
+        results, logits, state = _fit_and_evaluate(config, data, splits, counts, weights, device, say, checkpoints)
     except Diverged as error:
         note = f"{error}; a smaller learning rate (recipe lr = {config.recipe.lr}) is the usual mend"
     else:
-        _save_logits(config, logits, data.test_labels[splits.tests["balanced"]])
-    provenance = environment(device) | {
-        "data": data.checksums,
-        "weights": {"origin": weights.origin, "sha256": weights.checksum},
-        "wall_seconds": round(time.monotonic() - started, 2),
+        _save_tensors(model_path(config), state)
+        _save_tensors(logits_path(config), {"balanced": logits, "labels": torch.as_tensor(data.test_labels[splits.tests["balanced"]])})
+    provenance = origin | {
+        "wall_seconds": round(checkpoints.seconds, 2),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+    if len(checkpoints.starts) > 1:
+        provenance["starts"] = checkpoints.starts
     return Record(config.id, "diverged" if note else "done", config.to_dict(), results, provenance, note)
 
 
-def _fit_and_evaluate(config, data: ImageData, splits, counts, weights, device, say) -> tuple[dict, Tensor]:
+def _fit_and_evaluate(config, data: ImageData, splits, counts, weights, device, say, checkpoints) -> tuple[dict, Tensor, dict]:
     recipe = config.recipe
     loss = build_loss(config.loss, counts, **dict(config.loss_options))
-    drw_weights = None if config.drw is None else class_balanced_weights(counts, DRW_BETA)
+    drw_weights = None
+    if config.drw is not None:
+        drw_weights = loss.weights if loss.weights is not None else class_balanced_weights(counts, DRW_BETA)
     with reproducible(config.seed):
-        build = _finetune_parts if config.mode == "finetune" else _probe_parts
+        build = _probe_parts if config.mode == "probe" else _image_parts
         model, train, val, test = build(config, data, splits, weights, device, say)
-        precision = recipe.precision if config.mode == "finetune" else "float32"
+        precision = "float32" if config.mode == "probe" else recipe.precision
 
-        def validate():
+        def validate(model):
             logits, labels = predict(model, val, precision), val.labels.cpu()
             val_loss = F.cross_entropy(criterion.prediction_logits(logits.double()), labels)
             return {"val_acc": balanced_accuracy(logits, labels), "val_loss": float(val_loss)}
 
         criterion = build_loss(config.loss, counts, **dict(config.loss_options)).eval()  # without DRW's weights, on the CPU
+        progress = Progress(recipe.epochs, lambda line: say(f"{config.describe()}: {line}"), live_path(config, ".json"))
         curve, picked = fit(model, loss, train, recipe, config.seed, precision=precision, validate=validate if val else None,
-                            drw_epoch=config.drw_epoch, drw_weights=drw_weights, say=lambda line: say(f"{config.describe()}: {line}"))
+                            drw_epoch=config.drw_epoch, drw_weights=drw_weights, checkpoints=checkpoints, progress=progress)
         last_logits = predict(model, test, precision)
+        last_state = {name: value.cpu().clone() for name, value in model.state_dict().items()}
         if picked is not None and picked["epoch"] < recipe.epochs:
             model.load_state_dict(picked["model"])
         choices = {"last": (recipe.epochs, last_logits)}
         if picked is not None:
             choices["picked"] = (picked["epoch"], predict(model, test, precision))
     evaluations = {choice: {"epoch": epoch} | _evaluations(logits, data, splits, criterion) for choice, (epoch, logits) in choices.items()}
-    return {"curve": curve, "train_images": len(splits.train), "val_images": len(splits.val), "evaluations": evaluations}, last_logits
+    results = {"curve": curve, "train_images": len(splits.train), "val_images": len(splits.val), "evaluations": evaluations}
+    return results, last_logits, last_state
 
 
-def _finetune_parts(config, data, splits, weights, device, say):
+def _adjust(config: RunConfig, device: torch.device, say, wait: bool) -> Record:
+    """The record of post-hoc logit adjustment, from the softmax run and its stored logits; trains that run where there is none.
+
+    z_c - tau ln f_c, f_c = n_c / sum n. Source: Menon et al. 2021, Long-Tail Learning via Logit Adjustment.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    base = dataclasses.replace(config, tau=None)
+    record = run_or_load(base, str(device), say, wait)
+    if record.status != "done":
+        return dataclasses.replace(record, id=config.id, config=config.to_dict(), note=f"the softmax run diverged: {record.note}")
+    data = load_dataset(config.dataset)
+    splits = make_splits(data, config.protocol, config.train_set)
+    labels = torch.as_tensor(data.test_labels[splits.tests["balanced"]])
+    path = logits_path(base)
+    try:
+        stored = load_file(path)
+        logits = stored["balanced"] if torch.equal(stored["labels"], labels) else None
+    except (OSError, KeyError, SafetensorError):
+        logits = None
+    if logits is None:
+        raise RecordError(f"logit adjustment needs the test logits of {base.id}, and {path} does not hold them. Bring them from where the "
+                          f"run was computed, or remove results/{base.profile}/{base.id}.json to train it again.")
+    counts = train_counts(config.protocol, config.train_set, data.num_classes)
+    criterion = build_loss("softmax", counts).eval()
+    adjusted = logits - config.tau * torch.as_tensor(np.log(counts / counts.sum()), dtype=logits.dtype)
+    evaluations = {"last": {"epoch": config.recipe.epochs} | _evaluations(adjusted, data, splits, criterion)}
+    _save_tensors(logits_path(config), {"balanced": adjusted, "labels": labels})
+    return dataclasses.replace(record, id=config.id, config=config.to_dict(), results=record.results | {"evaluations": evaluations},
+                               provenance=record.provenance | {"adjusted": base.id})
+
+
+def _image_parts(config, data, splits, weights, device, say):
     recipe = config.recipe
-    backbone = build_backbone(config.backbone, weights)
+    backbone = build_backbone(config.backbone, weights, recipe.resolution)
     model = Classifier(backbone, build_head(config.head, backbone.num_features, data.num_classes))
     model = model.to(device, memory_format=torch.channels_last)
 
@@ -341,7 +361,8 @@ def _finetune_parts(config, data, splits, weights, device, say):
         return ImageBatches(images[index], labels[index], batch_size=recipe.batch_size, resolution=recipe.resolution, mean=weights.mean,
                             std=weights.std, interpolation=weights.interpolation, device=device, **augmentation)
 
-    train = batches(data.train_images, data.train_labels, splits.train, crop_padding=recipe.crop_padding, flip=recipe.flip)
+    train = batches(data.train_images, data.train_labels, splits.train, crop_padding=recipe.crop_padding, flip=recipe.flip,
+                    rand_augment=recipe.rand_augment)
     val = batches(data.train_images, data.train_labels, splits.val) if len(splits.val) else None
     return model, train, val, batches(data.test_images, data.test_labels, splits.tests["balanced"])
 
@@ -376,8 +397,8 @@ def _evaluations(logits: Tensor, data: ImageData, splits, criterion: Loss) -> di
     return {"sets": sets, "per_class": per_class}
 
 
-def _save_logits(config: RunConfig, logits: Tensor, labels: np.ndarray) -> None:
+def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
-    with atomic_path(logits_path(config)) as partial:
-        save_file({"balanced": logits.contiguous(), "labels": torch.as_tensor(labels)}, partial)
+    with atomic_path(path) as partial:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial)

@@ -100,7 +100,7 @@ def test_streams_of_different_purposes_differ():
 @pytest.mark.parametrize(("padding", "flip"), [(0, True), (3, False), (3, True)])
 def test_crop_and_flip_are_those_of_a_slow_reference(padding, flip):
     batches = image_batches(crop_padding=padding, flip=flip)
-    offsets, flips = batches._draw(4, 2)
+    offsets, flips = (batches._draw(4, 2)[name] for name in ("offsets", "flips"))
     for x, index in batches.epoch(4, 2):
         for image, i in zip(x, index.tolist(), strict=True):
             top, left = offsets[:, i].tolist()
@@ -113,7 +113,7 @@ def test_crop_and_flip_are_those_of_a_slow_reference(padding, flip):
 def test_crops_reach_every_offset_and_half_of_the_images_are_flipped():
     n = 4000
     batches = image_batches(np.zeros((n, 2, 2, 3), np.uint8), np.arange(n), batch_size=n, resolution=2, crop_padding=2, flip=True)
-    offsets, flips = batches._draw(0, 0)
+    offsets, flips = (batches._draw(0, 0)[name] for name in ("offsets", "flips"))
     shares = torch.stack([torch.bincount(row, minlength=5) for row in offsets]) / n
     assert shares.shape == (2, 5)
     assert (shares - 0.2).abs().max() < 0.03

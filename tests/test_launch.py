@@ -82,4 +82,4 @@ def test_jobs_must_be_positive_and_default_to_the_cores(out):
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (600, "10 min"), (7200, "2.0 h")])
 def test_durations(seconds, text):
-    assert launch._duration(seconds) == text
+    assert launch.duration(seconds) == text

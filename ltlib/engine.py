@@ -1,0 +1,305 @@
+"""The training loop: optimizer, schedule, checkpoints, and how to stop it.
+
+A run that was killed at any moment goes on from its last checkpoint and, on a CPU, ends with the same bits as one that was
+left alone: a checkpoint holds everything that the next step depends on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from ltlib.batches import FeatureBatches, stream
+from ltlib.config import Recipe, atomic_path
+from ltlib.losses import Loss
+
+CHECKPOINT_SCHEMA = 1
+
+
+class Diverged(RuntimeError):
+    """A loss or a logit is not a finite number."""
+
+
+class Stopped(RuntimeError):
+    """The run was asked to stop; its checkpoint is written."""
+
+
+_stop_requested = False
+
+
+def request_stop() -> None:
+    """Ask the runs of this process to write a checkpoint after the step under way and to raise Stopped."""
+    global _stop_requested
+    _stop_requested = True
+
+
+# ------------------------------------------------------------------------------------------ checkpoints
+
+
+def _say_nothing(line: str) -> None:
+    pass
+
+
+@dataclass
+class Checkpoints:
+    """The file that a run goes on from: written after every epoch and every ``minutes``, atomically.
+
+    key             what must be the same for the state to be of use (JSON values: config, data, device, torch)
+    starts          who computed from which epoch on: ``start`` for this process, after those of the stored state
+    seconds_before  what went into the stored state
+    """
+
+    path: Path
+    key: dict
+    minutes: float = 10.0
+    say: Callable[[str], None] = _say_nothing
+    start: dict = field(default_factory=dict)
+    starts: list[dict] = field(init=False)
+    seconds_before: float = field(default=0.0, init=False)
+
+    def __post_init__(self):
+        self._began = self._written = time.monotonic()
+        self.starts = [self.start | {"epoch": 0, "step": 0}]
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on the run, by this process and by those whose work it goes on from."""
+        return time.monotonic() - self._began + self.seconds_before
+
+    def due(self) -> bool:
+        return time.monotonic() - self._written >= 60 * self.minutes
+
+    def save(self, state: dict) -> None:
+        """Write the state. A checkpoint is an insurance: if it cannot be written, the run says so and goes on."""
+        try:
+            with atomic_path(self.path) as partial:
+                torch.save({"schema": CHECKPOINT_SCHEMA, "key": self.key, "starts": self.starts, "state": state,
+                            "seconds": self.seconds}, partial)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+            before = "the checkpoint before" if self.path.exists() else "its beginning"
+            self.say(f"checkpoint not written ({error}). Training goes on; if it were killed now, the next start would be from {before}. "
+                     f"Is there room, and is {self.path.parent} yours?")
+        self._written = time.monotonic()
+
+    def load(self, device) -> dict | None:
+        """The stored state, or None where there is none that fits; says why a file that is there cannot be used."""
+        if not self.path.exists():
+            return None
+        try:
+            stored = torch.load(self.path, map_location=device, weights_only=True)
+            schema, key, state = stored["schema"], stored["key"], stored["state"]
+            starts, seconds = [*stored["starts"], self.start | {"epoch": state["epoch"], "step": state["step"]}], stored["seconds"]
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            return self._useless(f"is damaged or not one of ours ({first[:60]})")
+        if schema != CHECKPOINT_SCHEMA:
+            return self._useless(f"has schema {schema}, expected {CHECKPOINT_SCHEMA}")
+        if other := [name for name in self.key if key.get(name) != self.key[name]]:
+            return self._useless(f"was written with another {', '.join(other)}")
+        self.starts, self.seconds_before = starts, seconds
+        return state
+
+    def _useless(self, fault: str) -> None:
+        self.say(f"the checkpoint {self.path} {fault}: the run starts from its beginning")
+
+
+# ---------------------------------------------------------------------------------------------- the loop
+
+
+def schedule_factor(recipe: Recipe, epoch: float) -> float:
+    """Factor of the learning rate after ``epoch`` epochs (fractional within one).
+
+    "cosine": e / w for e < w = warmup_epochs, then (1 + cos(pi (e - w) / (E - w))) / 2; "step": decay^(milestones passed),
+    with the same warm-up.
+    """
+    warm = recipe.warmup_epochs
+    if epoch < warm:
+        return max(epoch, 1e-3) / warm
+    if recipe.schedule == "step":
+        return recipe.decay ** sum(epoch >= m for m in recipe.milestones)
+    return 0.5 * (1 + math.cos(math.pi * (epoch - warm) / (recipe.epochs - warm)))
+
+
+def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer, by timm.
+
+    Weight decay leaves biases, normalisation and what the backbone exempts (position embeddings) alone, unless
+    ``decay_all``. With ``layer_decay`` d the l-th layer of the backbone from its end has the rate lr d^l; the head has lr.
+    """
+    parts = [model.backbone, model.head] if hasattr(model, "backbone") else [model]
+    groups = []
+    for part in parts:
+        exempt = part.no_weight_decay() if hasattr(part, "no_weight_decay") else ()
+        if recipe.decay_all:
+            groups.append({"params": list(part.parameters()), "weight_decay": recipe.weight_decay})
+        elif recipe.layer_decay < 1 and part is not parts[-1]:
+            groups += param_groups_layer_decay(part, recipe.weight_decay, exempt, layer_decay=recipe.layer_decay)
+        else:
+            groups += param_groups_weight_decay(part, recipe.weight_decay, exempt)
+    for group in groups:
+        group["lr"] = recipe.lr * group.pop("lr_scale", 1.0)
+    groups = [group for group in groups if group["params"]]
+    name = {"sgd": "momentum"}.get(recipe.optimizer, recipe.optimizer)  # timm's "sgd" is Nesterov's, the literature's is not
+    return create_optimizer_v2(groups, opt=name, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum, fused=True)
+
+
+def predict(model: nn.Module, batches: FeatureBatches, precision: str = "float32") -> Tensor:
+    """Outputs of the model for all rows in order, in eval mode: (N, ...) float32 on the CPU."""
+    model.eval()
+    outputs = []
+    with torch.inference_mode():
+        for x in batches.in_order():
+            with _autocast(batches.labels.device, precision):
+                outputs.append(model(x).float())
+        return torch.cat(outputs).cpu()
+
+
+def _autocast(device: torch.device, precision: str):
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def fit(model: nn.Module, loss: Loss, batches: FeatureBatches, recipe: Recipe, seed: int, *, precision: str = "float32",
+        validate: Callable[[nn.Module], dict] | None = None, drw_epoch: int | None = None, drw_weights=None,
+        checkpoints: Checkpoints | None = None, progress: Callable[[int, int, float | Tensor], None] | None = None,
+        ) -> tuple[list[dict], dict | None]:
+    """Train in place; return the curve, one dict per epoch, and the state of the epoch that validation picks.
+
+    ``validate`` gives val_acc and val_loss of a model after an epoch; the picked epoch has the highest val_acc (the earliest
+    of equals), and its state is {"epoch", "model"}; None without ``validate``. From ``drw_epoch`` on the loss uses
+    ``drw_weights``, before it none. With ``recipe.ema`` the moving average is validated, and the model ends as it.
+    ``progress`` is told (steps done, of the epoch, loss so far) after each step. With ``checkpoints`` the run goes on from
+    the stored state, if there is one. Raises Diverged, naming the epoch, as soon as an epoch's loss is not finite, and
+    Stopped after ``request_stop``.
+    """
+    device = batches.labels.device
+    loss.to(device)
+    optimizer = build_optimizer(model, recipe)
+    scheduler = LambdaLR(optimizer, lambda step: schedule_factor(recipe, step / len(batches)))
+    ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+    evaluated = ema.module if ema else model
+    forward = torch.compile(model, dynamic=False) if recipe.compile else model
+    run = _RunState(model, optimizer, scheduler, ema, device)
+    generator = None
+    if checkpoints and (stored := checkpoints.load(device)):
+        generator = run.restore(stored)
+
+    def save():
+        if checkpoints:
+            checkpoints.save(run.state(generator))
+
+    while run.epoch < recipe.epochs:
+        epoch = run.epoch
+        if drw_epoch is not None:
+            loss.set_weights(drw_weights if epoch >= drw_epoch else None)
+            loss.to(device)
+        generator = generator or _generator(seed, epoch, device)
+        model.train()
+        loss.train()
+        if run.step == 0:
+            run.total, run.lr = torch.zeros((), device=device), max(group["lr"] for group in optimizer.param_groups)
+        for x, labels in batches.epoch(seed, epoch, run.step):
+            with _autocast(device, precision):
+                logits = forward(x)
+            value = loss(logits, labels, generator=generator)
+            optimizer.zero_grad(set_to_none=True)
+            value.backward()
+            if recipe.clip_grad:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
+            optimizer.step()
+            scheduler.step()
+            run.total += value.detach()
+            run.step += 1
+            if ema:
+                ema.update(model, epoch * len(batches) + run.step)
+            if progress:
+                progress(epoch * len(batches) + run.step, recipe.epochs * len(batches), run.total / run.step)
+            if _stop_requested or (checkpoints and run.step < len(batches) and checkpoints.due()):
+                save()
+            if _stop_requested:
+                raise Stopped(f"stopped in epoch {epoch + 1} of {recipe.epochs}")
+        mean = float(run.total) / len(batches)
+        if not math.isfinite(mean):
+            raise Diverged(f"the training loss of epoch {epoch + 1} of {recipe.epochs} is {mean}")
+        entry = {"epoch": epoch + 1, "lr": run.lr, "train_loss": mean}
+        if validate is not None:
+            entry |= validate(evaluated)
+            if not math.isfinite(entry["val_loss"]):
+                raise Diverged(f"the validation loss of epoch {epoch + 1} of {recipe.epochs} is {entry['val_loss']}")
+            if run.picked is None or entry["val_acc"] > run.curve[run.picked["epoch"] - 1]["val_acc"]:
+                run.picked = {"epoch": epoch + 1, "model": copy.deepcopy(evaluated.state_dict())}
+        run.curve.append(entry)
+        run.epoch, run.step, generator = epoch + 1, 0, None
+        save()
+    if ema:
+        model.load_state_dict(ema.module.state_dict())
+    return run.curve, run.picked
+
+
+def _generator(seed: int, epoch: int, device) -> torch.Generator:
+    generator = stream(seed, epoch, "loss")
+    return generator if device.type == "cpu" else torch.Generator(device).manual_seed(generator.initial_seed())
+
+
+class _RunState:
+    """All that the next step depends on, but the data: what a checkpoint holds."""
+
+    def __init__(self, model, optimizer, scheduler, ema, device):
+        self.parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler} | ({"ema": ema.module} if ema else {})
+        self.device = device
+        self.epoch = self.step = 0  # finished epochs; finished steps of the one under way
+        self.total, self.lr = torch.zeros((), device=device), 0.0
+        self.curve: list[dict] = []
+        self.picked: dict | None = None
+
+    def state(self, generator: torch.Generator | None) -> dict:
+        own = {key: value for key, value in vars(self).items() if key not in ("parts", "device")}
+        random = {"cpu": torch.get_rng_state(), "loss": generator.get_state() if generator else None}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        return own | {"random": random, "parts": {name: part.state_dict() for name, part in self.parts.items()}}
+
+    def restore(self, stored: dict) -> torch.Generator | None:
+        """Put everything back; return the loss's generator of the epoch under way, if one is."""
+        random = stored.pop("random")
+        for name, part in stored.pop("parts").items():
+            self.parts[name].load_state_dict(part)
+        vars(self).update(stored)
+        torch.set_rng_state(random["cpu"].cpu())
+        if "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"].cpu(), self.device)
+        if random["loss"] is None:
+            return None
+        generator = torch.Generator(self.device)
+        generator.set_state(random["loss"].cpu())
+        return generator
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """This many threads for PyTorch on the CPU; the number before it is put back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def reproducible(seed: int) -> Iterator[None]:
+    """One CPU thread and the global random state from ``seed`` (dropout, stochastic depth, fresh layers); both put back."""
+    with torch.random.fork_rng(), threads(1):
+        torch.manual_seed(seed)
+        yield
