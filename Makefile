@@ -5,7 +5,11 @@ BACKBONES ?=
 LOSSES ?=
 SEEDS ?=
 JOBS ?=
+PROTOCOLS ?=
+TRAIN_SETS ?=
 DEVICE ?= auto
+LAUNCHER ?= local
+SLURM ?=
 
 # an active conda environment of the project's name is used as it is; otherwise .venv is made here
 ifeq ($(CONDA_DEFAULT_ENV),longtail-workbook)
@@ -20,9 +24,10 @@ PY := $(ENV)/bin/python
 BASE_PYTHON = $(shell for p in $(or $(PYTHON),python3 python3.13 python3.12 python3.11); do \
   "$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
 LTLIB = "$(PY)" -m ltlib
-CHOICE = --profile "$(PROFILE)" --backbones "$(BACKBONES)" --losses "$(LOSSES)" --seeds "$(SEEDS)" --jobs "$(JOBS)"
+CHOICE = --profile "$(PROFILE)" --backbones "$(BACKBONES)" --losses "$(LOSSES)" --seeds "$(SEEDS)" \
+  --protocols "$(PROTOCOLS)" --train-sets "$(TRAIN_SETS)" --jobs "$(JOBS)" --launcher "$(LAUNCHER)" --slurm "$(SLURM)"
 
-export DEVICE
+export DEVICE CHECKPOINT_MINUTES
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 export PYTHONUNBUFFERED = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -33,16 +38,18 @@ export MALLOC_TRIM_THRESHOLD_ = 17179869184
 export MALLOC_TOP_PAD_ = 268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data runs notebooks figures html all bench test lab status clean lock
+.PHONY: help setup data runs runs-list tune notebooks figures html all bench test lab status clean lock
 
 help: ## this help
 	@echo "The long-tail workbook. Targets:"
-	@grep -hE '^[a-z ]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z ]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
-	  || grep -hE '^[a-z ]+:.*## ' $(MAKEFILE_LIST)
+	@grep -hE '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z -]+):.*## (.*)/  make \1|\2/' | column -t -s '|' 2>/dev/null \
+	  || grep -hE '^[a-z -]+:.*## ' $(MAKEFILE_LIST)
 	@echo "Choices, all optional:"
 	@echo "  PROFILE=demo            one of: $(basename $(notdir $(wildcard ltlib/profiles/*.toml))), or a TOML file of yours"
-	@echo "  BACKBONES=\"a b\" LOSSES=\"a b\" SEEDS=\"0 1\"   instead of the profile's"
-	@echo "  JOBS=n                  runs at a time (default: one per core, or one on a GPU)   DEVICE=auto|cpu|cuda"
+	@echo "  BACKBONES=\"a b\" LOSSES=\"a b\" SEEDS=\"0 1\" TRAIN_SETS=\"longtailed\"   instead of the profile's"
+	@echo "  PROTOCOLS=\"standard standard_if50\"   the profile's, also at another imbalance factor"
+	@echo "  JOBS=n                  runs at a time (default: one per core or GPU)   DEVICE=auto|cpu|cuda   CHECKPOINT_MINUTES=10"
+	@echo "  LAUNCHER=slurm SLURM=\"partition=gpu minutes=600 gpus=1 cpus=4 memory_gb=32 concurrency=8\"   on a cluster"
 	@echo "  LTLIB_DATA=folder       data sets    LTLIB_WEIGHTS=folder   backbone weights    LTLIB_OUT=folder   all that is made"
 
 setup: $(READY) ## make the environment (.venv), if it is not there
@@ -65,6 +72,12 @@ data: $(READY) ## look for (or download) the data and weights of PROFILE
 runs: $(READY) ## compute the missing runs of PROFILE
 	@$(LTLIB) runs $(CHOICE)
 
+runs-list: $(READY) ## print a command for each missing run of PROFILE, for any scheduler
+	@$(LTLIB) runs-list $(CHOICE)
+
+tune: $(READY) ## try the rates that PROFILE lists, choose by validation accuracy, write what was tried
+	@$(LTLIB) tune $(CHOICE)
+
 notebooks figures: $(READY) ## runs, then execute the notebooks that are not fresh: figures and tables
 	@$(LTLIB) notebooks $(CHOICE)
 
@@ -74,7 +87,7 @@ html: $(READY) ## executed notebooks as HTML
 all: $(READY) ## everything for PROFILE: runs, notebooks, figures, tables, HTML
 	@$(LTLIB) all $(CHOICE)
 
-bench: $(READY) ## what things cost here: the losses beside PyTorch's cross-entropy
+bench: $(READY) ## what things cost here: losses, batches, training steps; on a GPU also utilisation and hours
 	@$(LTLIB) bench
 
 status: $(READY) ## what is done, missing, stale

@@ -6,34 +6,47 @@ import argparse
 import collections
 import functools
 import os
+import signal
 import sys
+import threading
 
 from ltlib import bench, book, launch
 from ltlib.backbones import MissingWeights, check_name
-from ltlib.config import ConfigError, Profile, figures_dir, load_profile, results_dir
+from ltlib.config import ConfigError, Profile, figures_dir, load_profile, results_dir, with_slurm
 from ltlib.datasets import DataError
 from ltlib.records import RecordError
-from ltlib.training import pick_device, prepare
+from ltlib.training import pick_device, prepare, progress_line
+from ltlib.tune import tune
 
 say = functools.partial(print, flush=True)
 
 
 def status(profile: Profile) -> None:
-    """Say what is done, missing and stale."""
+    """Say what is done, under way, missing and stale."""
     states = {run: launch.run_state(run) for run in launch.unique_runs(profile)}
+    jobs = launch.slurm_jobs(profile)
+    queue = launch.slurm_states() if jobs else {}
+    for run, state in states.items():
+        if state in ("missing", "interrupted") and jobs.get(run.id) in queue:
+            states[run] = "queued"
     counts = collections.Counter(states.values())
     say(f"runs:      {counts['done']} of {len(states)} done" + "".join(f", {n} {s}" for s, n in sorted(counts.items()) if s != "done"))
     for run, state in states.items():
+        progress = launch.run_progress(run)
         if state in ("diverged", "unreadable"):
             say(f"           {state}: {run.describe()} ({run.id}.json)")
+        elif state in ("running", "interrupted") and progress:
+            say(f"           {state}: {run.describe()}: {progress_line(progress)}")
+        elif state == "queued" and queue[jobs[run.id]] != "PENDING":
+            say(f"           {queue[jobs[run.id]].lower()}: {run.describe()}: SLURM job {jobs[run.id]}")
     made = {page.name: page.state() for page in book.pages(profile)}
     for state in ("fresh", "stale", "missing"):
         names = [name for name, found in made.items() if found == state]
         say(f"notebooks: {len(names)} {state}" + (f": {', '.join(names)}" if names and state != "fresh" else ""))
 
 
-def everything(profile: Profile, jobs: int | None) -> None:
-    launch.compute_runs(profile, jobs, say=say)
+def everything(profile: Profile, jobs: int | None, launcher: str) -> None:
+    launch.compute_runs(profile, jobs, say=say, launcher=launcher)
     book.execute_stale(profile, say)
     index = book.write_html(profile, say)
     say(f"\nMade for profile {profile.name}:")
@@ -46,17 +59,22 @@ def everything(profile: Profile, jobs: int | None) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ltlib", description=__doc__)
-    parser.add_argument("command", choices=["data", "runs", "notebooks", "html", "all", "status", "bench"])
+    parser.add_argument("command", choices=["data", "runs", "runs-list", "tune", "notebooks", "html", "all", "status", "bench"])
     parser.add_argument("--profile", default="demo")
-    for name in ("backbones", "losses", "seeds"):
+    for name in ("backbones", "losses", "seeds", "protocols", "train-sets"):
         parser.add_argument(f"--{name}", default="", help="separated by spaces; default: those of the profile")
-    parser.add_argument("--jobs", default="", help="runs at a time; default: one per core, or one on a GPU")
+    parser.add_argument("--jobs", default="", help="runs at a time; default: one per core or GPU")
+    parser.add_argument("--launcher", default="local", help="local (default) or slurm")
+    parser.add_argument("--slurm", default="", help="for LAUNCHER=slurm, instead of the profile's: partition=... minutes=... gpus=...")
     chosen = parser.parse_args(arguments)
+    before = signal.signal(signal.SIGTERM, _interrupt) if threading.current_thread() is threading.main_thread() else None
     for name in ("LTLIB_DATA", "LTLIB_WEIGHTS", "LTLIB_OUT"):
         if os.environ.get(name):  # kernels run in another folder
             os.environ[name] = os.path.abspath(os.path.expanduser(os.environ[name]))
     try:
-        profile = load_profile(chosen.profile, chosen.backbones.split(), chosen.losses.split(), _numbers("SEEDS", chosen.seeds))
+        profile = load_profile(chosen.profile, chosen.backbones.split(), chosen.losses.split(), _numbers("SEEDS", chosen.seeds),
+                               chosen.protocols.split(), chosen.train_sets.split())
+        profile = with_slurm(profile, chosen.slurm)
         for backbone in profile.backbones:
             check_name(backbone)
         jobs = _numbers("JOBS", chosen.jobs)
@@ -67,18 +85,23 @@ def main(arguments: list[str] | None = None) -> int:
             case "data":
                 prepare(profile, pick_device(), say)
             case "runs":
-                launch.compute_runs(profile, jobs, say=say)
+                launch.compute_runs(profile, jobs, say=say, launcher=chosen.launcher)
+            case "runs-list":
+                for command in launch.run_commands(profile):
+                    say(command)
+            case "tune":
+                tune(profile, jobs, say)
             case "notebooks":
-                launch.compute_runs(profile, jobs, say=say)
+                launch.compute_runs(profile, jobs, say=say, launcher=chosen.launcher)
                 book.execute_stale(profile, say)
             case "html":
                 say(book.write_html(profile, say))
             case "all":
-                everything(profile, jobs)
+                everything(profile, jobs, chosen.launcher)
             case "status":
                 status(profile)
             case "bench":
-                bench.report_losses(say)
+                bench.report(say)
     except (ConfigError, DataError, MissingWeights, RecordError, launch.RunsFailed, book.NotebookFailed) as error:
         print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -88,7 +111,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _interrupt(*_) -> None:
+    """A polite end, as SLURM and docker ask for it, is the same as Ctrl-C."""
+    raise KeyboardInterrupt
 
 
 def _numbers(name: str, text: str) -> list[int]:

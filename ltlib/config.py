@@ -499,6 +499,16 @@ def load_profile(name: str, backbones=(), losses=(), seeds=(), protocols=(), tra
     return profile
 
 
+def with_slurm(profile: Profile, text: str) -> Profile:
+    """The profile with other wishes for SLURM: "partition=gpu minutes=600". Raises ConfigError for unknown or wrong ones."""
+    table = {}
+    for word in text.split():
+        key, equals, value = word.partition("=")
+        _require(bool(equals), "SLURM", text, 'words like partition=gpu or minutes=600')
+        table[key] = int(value) if value.isdecimal() else value
+    return dataclasses.replace(profile, slurm=_from_table(Slurm, dataclasses.asdict(profile.slurm) | table, "SLURM"))
+
+
 def _find_protocol(own: dict[str, dict], name) -> dict:
     base, _, factor = str(name).rpartition("_if")
     if name not in own and base in own and re.fullmatch(r"\d+(\.\d+)?", factor):

@@ -145,9 +145,9 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
         if recipe.decay_all:
             groups.append({"params": list(part.parameters()), "weight_decay": recipe.weight_decay})
         elif recipe.layer_decay < 1 and part is not parts[-1]:
-            groups += param_groups_layer_decay(part, recipe.weight_decay, exempt, layer_decay=recipe.layer_decay)
+            groups += param_groups_layer_decay(part, recipe.weight_decay, no_weight_decay_list=exempt, layer_decay=recipe.layer_decay)
         else:
-            groups += param_groups_weight_decay(part, recipe.weight_decay, exempt)
+            groups += param_groups_weight_decay(part, recipe.weight_decay, no_weight_decay_list=exempt)
     for group in groups:
         group["lr"] = recipe.lr * group.pop("lr_scale", 1.0)
     groups = [group for group in groups if group["params"]]

@@ -1,21 +1,45 @@
-"""Compute every missing run of a profile, in plain processes on this machine."""
+"""Compute every missing run of a profile: in plain processes on this machine, or as an array job of a SLURM cluster.
+
+A run is under way while a process holds its lock; where it is stands in a small file beside its checkpoint
+(:class:`ltlib.training.Progress`). Whoever follows runs reads those files, wherever they are computed.
+"""
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import shlex
 import signal
+import subprocess
+import sys
+import tempfile
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
+from pathlib import Path
 
+import torch
+from tqdm import tqdm
+
+from ltlib import engine
 from ltlib.backbones import is_small
-from ltlib.config import ConfigError, Profile, RunConfig
+from ltlib.config import ROOT, Busy, ConfigError, Profile, RunConfig, atomic_path, build_dir, exclusive, results_dir
 from ltlib.engine import Diverged
 from ltlib.records import RecordError, computed_as, load_record
-from ltlib.training import cpu_count, duration, features, pick_device, prepare, run_or_load, weights_for
+from ltlib.training import (
+    cpu_count,
+    duration,
+    features,
+    live_path,
+    pick_device,
+    prepare,
+    progress_line,
+    run_or_load,
+    weights_for,
+)
 
 
 class RunsFailed(RuntimeError):
@@ -27,81 +51,214 @@ def unique_runs(profile: Profile) -> list[RunConfig]:
     return list({run.id: run for run in map(computed_as, profile.configs())}.values())
 
 
+def missing_runs(profile: Profile) -> list[RunConfig]:
+    return [run for run in unique_runs(profile) if load_record(run) is None]
+
+
 def run_state(config: RunConfig) -> str:
-    """ "done", "diverged", "missing" or "unreadable"."""
+    """ "done", "diverged", "running" (somewhere), "interrupted" (it has a checkpoint), "missing" or "unreadable"."""
     try:
         record = load_record(config)
     except RecordError:
         return "unreadable"
-    return record.status if record else "missing"
+    if record:
+        return record.status
+    if live_path(config, ".lock").exists():
+        try:
+            with exclusive(live_path(config, ""), "", wait=False):
+                pass
+        except Busy:
+            return "running"
+    return "interrupted" if live_path(config, ".pt").exists() else "missing"
+
+
+def run_progress(config: RunConfig) -> dict | None:
+    """What a run under way has last written of itself (see :class:`ltlib.training.Progress`), or None."""
+    try:
+        return json.loads(live_path(config, ".json").read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def default_jobs(device) -> int:
-    """One process per core on a CPU (a run uses one thread), one on an accelerator."""
-    return cpu_count() if device.type == "cpu" else 1
+    """One process per core on a CPU (a run uses one thread), one per GPU."""
+    return cpu_count() if device.type == "cpu" else torch.cuda.device_count()
 
 
-def compute_runs(profile: Profile, jobs: int | None = None, device: str | None = None, say: Callable[[str], None] = print) -> None:
-    """Compute the missing runs of a profile, ``jobs`` at a time; finished ones are kept and never repeated.
+def compute_runs(profile: Profile, jobs: int | None = None, device: str | None = None, say: Callable[[str], None] = print,
+                 launcher: str = "local") -> None:
+    """Compute the missing runs of a profile; finished ones are kept and never repeated, begun ones go on from their checkpoint.
 
+    launcher "local": ``jobs`` processes, by default one per core or GPU; "slurm": one array job, as ``profile.slurm`` says.
     A run that fails does not stop the others. Raises RunsFailed at the end, with the reasons; ConfigError, DataError or
     MissingWeights before the first run starts.
     """
     if jobs is not None and jobs < 1:
         raise ConfigError(f"JOBS = {jobs}: expected at least 1")
+    if launcher not in ("local", "slurm"):
+        raise ConfigError(f"LAUNCHER = {launcher!r}: expected local or slurm")
     device = pick_device(device)
-    runs = unique_runs(profile)
-    missing = [run for run in runs if load_record(run) is None]
+    runs, missing = unique_runs(profile), missing_runs(profile)
     say(f"{profile.name}: {len(runs) - len(missing)} of {len(runs)} runs are done, {len(missing)} to go")
     if not missing:
         return
+    for folder in (results_dir(profile.name), build_dir(profile.name)):
+        _require_writable(folder)
     prepare(profile, device, say)
-    jobs = jobs or default_jobs(device)
-    failures = []
+    if launcher == "slurm":
+        _compute_on_slurm(profile, missing, say)
+    else:
+        _compute_here(profile, missing, min(jobs or default_jobs(device), len(missing)), device, say)
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be written ({error.strerror}): make room, or take the write protection away, or name "
+                          "another place by LTLIB_OUT. Nothing was computed.") from None
+
+
+class _Display:
+    """How far the runs are: bars on a terminal, otherwise a line per run about every 20 s."""
+
+    def __init__(self, missing: list[RunConfig], rows: int, say: Callable[[str], None]):
+        self.missing, self.say, self.done, self.start = list(missing), say, 0, time.time()
+        self.said = dict.fromkeys((run.id for run in missing), self.start)
+        self.live = sys.stderr.isatty()
+        if self.live:
+            self.overall = tqdm(total=len(missing), unit="run", position=0, dynamic_ncols=True)
+            self.rows = [tqdm(total=0, position=1 + i, bar_format="{desc}", leave=False) for i in range(rows)]
+
+    def finished(self, run: RunConfig, outcome: str) -> None:
+        self.missing.remove(run)
+        self.done += 1
+        total = self.done + len(self.missing)
+        left = (time.time() - self.start) / self.done * len(self.missing)
+        left = f"; about {duration(left)} left" if self.missing and self.done > 1 else ""  # the first one alone would mislead
+        line = f"[{self.done}/{total}] {run.describe()}: {outcome}{left}"
+        if self.live:
+            tqdm.write(line)
+            self.overall.update()
+        else:
+            self.say(line)
+
+    def refresh(self) -> None:
+        states = [(run, run_progress(run)) for run in self.missing]
+        states = [(run, state) for run, state in states if state and state["updated"] > self.start]
+        if self.live:
+            lines = [f"  {run.describe()}: {progress_line(state)}" for run, state in states]
+            for row, line in zip(self.rows, lines + [""] * len(self.rows), strict=False):
+                row.set_description_str(line)
+            return
+        for run, state in states:
+            if state["updated"] - self.said[run.id] > 20:
+                self.said[run.id] = state["updated"]
+                self.say(f"{run.describe()}: {progress_line(state)}")
+
+    def close(self) -> None:
+        if self.live:
+            for bar in (*self.rows, self.overall):
+                bar.close()
+
+
+# ------------------------------------------------------------------------------------------ this machine
+
+
+def _compute_here(profile: Profile, missing: list[RunConfig], jobs: int, device, say) -> None:
     first_of_backbone = {run.backbone: run for run in missing}
     if profile.mode == "probe":
         for run in first_of_backbone.values():
             features(run, device, say)
-    small = [run for run in first_of_backbone.values() if is_small(run.backbone)]
-    done = 0
+    small = [run for run in first_of_backbone.values() if is_small(run.backbone) and run.mode != "scratch"]
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
+    devices = context.SimpleQueue()  # each worker takes one
+    for number in range(jobs):
+        several = device.type == "cuda" and device.index is None and torch.cuda.device_count() > 1
+        devices.put(f"cuda:{number % torch.cuda.device_count()}" if several else str(device))
+    display, failures = None, []
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(devices,)) as pool:
         try:
-            pretraining = {pool.submit(_pretrain, run, str(device)): run for run in small}
-            for future in as_completed(pretraining):
-                if isinstance(error := future.exception(), Diverged):
-                    raise RunsFailed(f"pretraining {pretraining[future].backbone}: {error}; lower lr in [pretraining.recipe]")
-                future.result()
-            start = time.monotonic()
-            futures = {pool.submit(_run, run, str(device)): run for run in missing}
-            for future in as_completed(futures):
-                run, done = futures[future], done + 1
-                outcome = future.exception()
-                if outcome is None:
-                    outcome = future.result()
-                    left = (time.monotonic() - start) / done * (len(missing) - done)
-                    left = f"; about {duration(left)} left" if done >= jobs else ""  # the first ones alone would mislead
-                    say(f"[{done}/{len(missing)}] {run.describe()}: {outcome}{left}")
-                elif isinstance(outcome, BrokenExecutor):
-                    raise outcome
-                else:
-                    failures.append(f"{run.describe()}: {type(outcome).__name__}: {outcome}")
-                    say(f"[{done}/{len(missing)}] {run.describe()}: failed")
-                    traceback.print_exception(outcome)
+            for run, error in _outcomes(pool, {pool.submit(_pretrain, run): run for run in small}):
+                if isinstance(error, Diverged):
+                    raise RunsFailed(f"pretraining {run.backbone}: {error}; lower lr in [pretraining.recipe]")
+                if isinstance(error, Exception):
+                    raise error
+            display = _Display(missing, jobs, say)
+            todo, wait_for_others = missing, False
+            while todo:
+                busy = []  # another process is at these: first those that are free
+                for run, outcome in _outcomes(pool, {pool.submit(_run, run, wait_for_others): run for run in todo}, display.refresh):
+                    if isinstance(outcome, Busy):
+                        busy.append(run)
+                    elif isinstance(outcome, Exception):
+                        failures.append(f"{run.describe()}: {type(outcome).__name__}: {outcome}")
+                        display.finished(run, "failed")
+                        traceback.print_exception(outcome)
+                    else:
+                        display.finished(run, outcome)
+                if busy:
+                    say(f"{len(busy)} runs are, or wait for one that is, being computed by another process: waiting")
+                todo, wait_for_others = busy, True
         except BrokenExecutor:
-            raise RunsFailed("a worker process was killed (out of memory?). What is finished is kept: run the same command "
-                             "again, with a smaller JOBS if memory was short.") from None
+            raise RunsFailed("a worker process was killed (out of memory?). What is finished is kept, and runs under way have checkpoints: "
+                             "run the same command again, with a smaller JOBS if memory was short.") from None
         except KeyboardInterrupt:
-            pool.shutdown(wait=False, cancel_futures=True)
-            say(f"stopped after {done} of {len(missing)} runs; the same command goes on from there")
+            done = display.done if display else 0
+            say(f"\nstopping: {done} of {len(missing)} runs are done, those under way write a checkpoint ...")
+            _stop_workers(pool)
+            say("stopped; the same command goes on from there")
             raise
+        finally:
+            if display:
+                display.close()
     if failures:
         raise RunsFailed(f"{len(failures)} of {len(missing)} runs failed:\n  " + "\n  ".join(failures))
 
 
-def _start_worker() -> None:
-    """Workers end with their parent, also if it was killed, and at once on Ctrl-C."""
-    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+def _outcomes(pool, futures: dict, refresh: Callable[[], None] = lambda: None):
+    """Yield (run, result or exception) as they come; ``refresh`` about every second."""
+    pending = set(futures)
+    while pending:
+        finished, pending = wait(pending, timeout=1, return_when=FIRST_COMPLETED)
+        refresh()
+        for future in finished:
+            error = future.exception()
+            if isinstance(error, BrokenExecutor):
+                raise error
+            yield futures[future], error if error is not None else future.result()
+
+
+GRACE = 8  # seconds that a run may take for the step under way and its checkpoint, after Ctrl-C
+
+
+def _stop_workers(pool) -> None:
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        worker.terminate()
+    pool.shutdown(wait=False, cancel_futures=True)
+    for worker in workers:
+        worker.join(GRACE + 2)
+
+
+_device = ""
+
+
+def _start_worker(devices) -> None:
+    """Take a device; end with the parent, also if it was killed; on Ctrl-C, write a checkpoint and end within seconds."""
+    global _device
+    _device = devices.get()
+
+    def stop(*_):
+        engine.request_stop()
+        timer = threading.Timer(GRACE, os._exit, (130,))
+        timer.daemon = True
+        timer.start()
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
     parent = multiprocessing.parent_process()
 
     def watch():
@@ -115,13 +272,135 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _pretrain(config: RunConfig, device: str) -> None:
-    weights_for(config, pick_device(device), _say)
+def _pretrain(config: RunConfig) -> None:
+    weights_for(config, pick_device(_device), _say)
 
 
-def _run(config: RunConfig, device: str) -> str:
-    record = run_or_load(config, device, _say)
+def _run(config: RunConfig, wait_for_others: bool) -> str:
+    return outcome_line(run_or_load(config, _device, _say, wait=wait_for_others, say_progress=False))
+
+
+def outcome_line(record) -> str:
     if record.status == "diverged":
         return f"diverged ({record.note})"
     balanced = record.results["evaluations"]["last"]["sets"]["balanced"]
     return f"balanced test {100 * balanced['acc1']:.1f} % in {duration(record.provenance['wall_seconds'])}"
+
+
+# ------------------------------------------------------------------------------------------------- SLURM
+
+
+class SlurmTask:
+    """One run as a SLURM task. Preempted, out of time or requeued, it goes on from its checkpoint."""
+
+    def __call__(self, config: RunConfig) -> str:
+        return outcome_line(run_or_load(config, None, _say))
+
+    def checkpoint(self, config: RunConfig):
+        """submitit calls this when SLURM announces the end of the task, and queues what it returns."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self, config)
+
+
+def _jobs_path(profile: Profile) -> Path:
+    return build_dir(profile.name) / "slurm" / "jobs.json"
+
+
+def slurm_jobs(profile: Profile) -> dict[str, str]:
+    """SLURM's job of each run that was ever submitted: run id -> "<job>_<task>"."""
+    try:
+        return json.loads(_jobs_path(profile).read_text())
+    except FileNotFoundError:
+        return {}
+
+
+def slurm_states() -> dict[str, str]:
+    """Jobs of this user that wait or run now: "<job>_<task>" -> "PENDING", "RUNNING", ... Raises ConfigError without SLURM."""
+    command = ["squeue", "--me", "--array", "--noheader", "--states=PENDING,RUNNING,SUSPENDED,CONFIGURING,COMPLETING,REQUEUED,REQUEUE_HOLD",
+               "--format=%i %T"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except FileNotFoundError:
+        raise ConfigError("LAUNCHER = 'slurm': squeue was not found. Run this on a machine that submits to a SLURM cluster, or leave "
+                          "LAUNCHER out; `make runs-list` prints one command per run for any other scheduler.") from None
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        raise ConfigError(f"LAUNCHER = 'slurm': squeue does not answer ({(getattr(error, 'stderr', '') or str(error)).strip()})") from None
+    return dict(line.split() for line in found.splitlines() if line.strip())
+
+
+def _compute_on_slurm(profile: Profile, missing: list[RunConfig], say) -> None:
+    queued, jobs = slurm_states(), slurm_jobs(profile)
+    new = [run for run in missing if jobs.get(run.id) not in queued]
+    if new:
+        jobs |= _submit(profile, new)
+        with atomic_path(_jobs_path(profile)) as partial:
+            partial.write_text(json.dumps(jobs, indent=1))
+    numbers = sorted({jobs[run.id].split("_")[0] for run in missing})
+    say(f"SLURM: {len(new)} runs submitted, {len(missing) - len(new)} were queued before (job {', '.join(numbers)}). Ctrl-C leaves them "
+        f"to SLURM; `make status` follows them, `scancel {numbers[-1]}` stops them.")
+    display, failures = _Display(missing, min(len(missing), profile.slurm.concurrency), say), []
+    try:
+        while display.missing:
+            time.sleep(2)
+            display.refresh()
+            queued = slurm_states()  # before the records: a task leaves the queue after it has written its own
+            for run in list(display.missing):
+                if record := load_record(run):
+                    display.finished(run, outcome_line(record))
+                elif jobs[run.id] not in queued:
+                    display.finished(run, "ended without a record")
+                    failures.append(f"{run.describe()}: job {jobs[run.id]} {_last_words(profile, jobs[run.id])}")
+    except KeyboardInterrupt:
+        say(f"\n{len(display.missing)} runs go on under SLURM; `make status` follows them")
+        raise
+    finally:
+        display.close()
+    if failures:
+        raise RunsFailed(f"{len(failures)} of {len(missing)} runs ended without a record (cancelled, out of time, or failed). The same "
+                         "command goes on from their checkpoints:\n  " + "\n  ".join(failures))
+
+
+def _submit(profile: Profile, runs: list[RunConfig]) -> dict[str, str]:
+    import submitit
+
+    wanted = profile.slurm
+    folder = _jobs_path(profile).parent
+    executor = submitit.AutoExecutor(folder=folder / "%A", cluster="slurm")
+    options = {"name": f"ltlib-{profile.name}", "timeout_min": wanted.minutes, "cpus_per_task": wanted.cpus,
+               "slurm_array_parallelism": wanted.concurrency, "slurm_additional_parameters": {"requeue": True}}
+    options |= {"slurm_partition": wanted.partition} if wanted.partition else {}
+    options |= {"gpus_per_node": wanted.gpus} if wanted.gpus else {}
+    options |= {"mem_gb": wanted.memory_gb} if wanted.memory_gb else {}
+    executor.update_parameters(**options)
+    try:
+        jobs = executor.map_array(SlurmTask(), runs)
+    except submitit.core.utils.FailedJobError as error:
+        raise ConfigError(f"SLURM refused the job: {error}. Say what the cluster wants by [slurm] in the profile or by "
+                          'SLURM="partition=... minutes=... gpus=..."') from None
+    return {run.id: job.job_id for run, job in zip(runs, jobs, strict=True)}
+
+
+def _last_words(profile: Profile, job: str) -> str:
+    folder = _jobs_path(profile).parent / job.split("_")[0]
+    logs = sorted(folder.glob(f"{job}_*_log.err"))
+    lines = logs[-1].read_text(errors="replace").strip().splitlines() if logs else []
+    return f"({lines[-1][:200]}; {logs[-1]})" if lines else f"(no log in {folder})"
+
+
+# ----------------------------------------------------------------------------------------- any scheduler
+
+
+PASSED_ON = ("LTLIB_DATA", "LTLIB_WEIGHTS", "LTLIB_OUT", "DEVICE", "CHECKPOINT_MINUTES", "HF_HOME", "PYTHONPATH")
+
+
+def run_commands(profile: Profile) -> list[str]:
+    """A shell command for each missing run, which computes it and nothing else, from any folder."""
+    settings = [f"{name}={os.environ[name]}" for name in PASSED_ON if os.environ.get(name)]
+    commands = []
+    for run in missing_runs(profile):
+        words = ["env", "-C", str(ROOT), *settings, sys.executable, "-m", "ltlib", "runs", "--profile", profile.path, "--jobs", "1",
+                 "--backbones", run.backbone, "--protocols", run.protocol.name, "--train-sets", run.train_set, "--losses", run.variant,
+                 "--seeds", str(run.seed)]
+        commands.append(shlex.join(words))
+    return commands

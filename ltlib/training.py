@@ -205,7 +205,8 @@ def model_path(config: RunConfig) -> Path:
 class Progress:
     """Where a run is: said every 20 s, and written to a file (JSON) about every second, for whoever follows it.
 
-    The file holds epoch (the one under way), epochs, done (share of the run), loss (mean of this epoch so far), seconds_left.
+    The file holds epoch (the one under way), epochs, done (share of the run), loss (mean of this epoch so far), seconds_left,
+    updated (seconds since 1970).
     """
 
     def __init__(self, epochs: int, say: Callable[[str], None], path: Path | None = None):
@@ -222,7 +223,8 @@ class Progress:
         self.written = now
         left = (now - self.first[0]) / (done - self.first[1]) * (total - done)
         epoch = (done - 1) * self.epochs // total + 1
-        state = {"epoch": epoch, "epochs": self.epochs, "done": done / total, "loss": float(loss), "seconds_left": left}
+        state = {"epoch": epoch, "epochs": self.epochs, "done": done / total, "loss": float(loss), "seconds_left": left,
+                 "updated": time.time()}
         if self.path:
             with atomic_path(self.path, durable=False) as partial:
                 partial.write_text(json.dumps(state))
@@ -239,11 +241,12 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def run_or_load(config: RunConfig, device: str | None = None, say: Callable[[str], None] = lambda line: None, wait: bool = True) -> Record:
+def run_or_load(config: RunConfig, device: str | None = None, say: Callable[[str], None] = lambda line: None, wait: bool = True,
+                say_progress: bool = True) -> Record:
     """The stored record of this run; trains it first where there is none, from its checkpoint where there is one.
 
     A run that equals softmax by mathematics is answered by the softmax run (``ltlib.records.computed_as``). One that another
-    process is computing is waited for, or, without ``wait``, raises Busy.
+    process is computing is waited for, or, without ``wait``, raises Busy. ``say_progress``: a line about every 20 s.
     Raises MissingWeights, DataError, ConfigError or RecordError; a run that diverges is a record that says so.
     """
     config = computed_as(config)
@@ -253,14 +256,17 @@ def run_or_load(config: RunConfig, device: str | None = None, say: Callable[[str
             record = load_record(config)
             if record is None:
                 device = pick_device(device)
-                record = _train(config, device, say) if config.tau is None else _adjust(config, device, say, wait)
+                if config.tau is None:
+                    record = _train(config, device, say, say_progress)
+                else:
+                    record = _adjust(config, device, say, wait, say_progress)
                 save_record(config, record)
                 for suffix in (".pt", ".json"):
                     live_path(config, suffix).unlink(missing_ok=True)
     return record
 
 
-def _train(config: RunConfig, device: torch.device, say) -> Record:
+def _train(config: RunConfig, device: torch.device, say, say_progress: bool = True) -> Record:
     data, weights = load_dataset(config.dataset), weights_for(config, device, say)
     splits = make_splits(data, config.protocol, config.train_set)
     counts = train_counts(config.protocol, config.train_set, data.num_classes)
@@ -271,7 +277,7 @@ def _train(config: RunConfig, device: torch.device, say) -> Record:
     checkpoints = Checkpoints(live_path(config, ".pt"), key, checkpoint_minutes(), lambda line: say(f"{config.describe()}: {line}"), start)
     note, results = "", {}
     try:
-        results, logits, state = _fit_and_evaluate(config, data, splits, counts, weights, device, say, checkpoints)
+        results, logits, state = _fit_and_evaluate(config, data, splits, counts, weights, device, say, checkpoints, say_progress)
     except Diverged as error:
         note = f"{error}; a smaller learning rate (recipe lr = {config.recipe.lr}) is the usual mend"
     else:
@@ -286,7 +292,8 @@ def _train(config: RunConfig, device: torch.device, say) -> Record:
     return Record(config.id, "diverged" if note else "done", config.to_dict(), results, provenance, note)
 
 
-def _fit_and_evaluate(config, data: ImageData, splits, counts, weights, device, say, checkpoints) -> tuple[dict, Tensor, dict]:
+def _fit_and_evaluate(config, data: ImageData, splits, counts, weights, device, say, checkpoints, say_progress):
+    """The results of a run, its test logits after the last epoch, and its weights then."""
     recipe = config.recipe
     loss = build_loss(config.loss, counts, **dict(config.loss_options))
     drw_weights = None
@@ -303,7 +310,8 @@ def _fit_and_evaluate(config, data: ImageData, splits, counts, weights, device, 
             return {"val_acc": balanced_accuracy(logits, labels), "val_loss": float(val_loss)}
 
         criterion = build_loss(config.loss, counts, **dict(config.loss_options)).eval()  # without DRW's weights, on the CPU
-        progress = Progress(recipe.epochs, lambda line: say(f"{config.describe()}: {line}"), live_path(config, ".json"))
+        said = (lambda line: say(f"{config.describe()}: {line}")) if say_progress else lambda line: None
+        progress = Progress(recipe.epochs, said, live_path(config, ".json"))
         curve, picked = fit(model, loss, train, recipe, config.seed, precision=precision, validate=validate if val else None,
                             drw_epoch=config.drw_epoch, drw_weights=drw_weights, checkpoints=checkpoints, progress=progress)
         last_logits = predict(model, test, precision)
@@ -318,7 +326,7 @@ def _fit_and_evaluate(config, data: ImageData, splits, counts, weights, device, 
     return results, last_logits, last_state
 
 
-def _adjust(config: RunConfig, device: torch.device, say, wait: bool) -> Record:
+def _adjust(config: RunConfig, device: torch.device, say, wait: bool, say_progress: bool) -> Record:
     """The record of post-hoc logit adjustment, from the softmax run and its stored logits; trains that run where there is none.
 
     z_c - tau ln f_c, f_c = n_c / sum n. Source: Menon et al. 2021, Long-Tail Learning via Logit Adjustment.
@@ -327,7 +335,7 @@ def _adjust(config: RunConfig, device: torch.device, say, wait: bool) -> Record:
     from safetensors.torch import load_file
 
     base = dataclasses.replace(config, tau=None)
-    record = run_or_load(base, str(device), say, wait)
+    record = run_or_load(base, str(device), say, wait, say_progress)
     if record.status != "done":
         return dataclasses.replace(record, id=config.id, config=config.to_dict(), note=f"the softmax run diverged: {record.note}")
     data = load_dataset(config.dataset)

@@ -1,4 +1,13 @@
-from ltlib.bench import PLAIN, loss_times, report_losses
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from ltlib import bench
+from ltlib.backbones import build_backbone
+from ltlib.bench import PLAIN, batch_rates, loss_times, matrix_rate, step_times, train_flops, training_rates
+from ltlib.config import load_profile
 from ltlib.losses import LOSSES
 
 
@@ -10,9 +19,68 @@ def test_every_loss_is_timed_beside_plain_cross_entropy():
     assert (times.loc[PLAIN, [("(8, 10)", "ratio"), ("(4, 30)", "ratio")]] == 1).all()
 
 
-def test_the_report_names_the_device_and_the_losses(monkeypatch, capsys):
+def test_batches_are_much_faster_than_the_usual_path():
+    """make bench shows 10x and 3x on a quiet machine; half of that must hold in any weather."""
+    rates = batch_rates(seconds=1.0, images=512, workers=(0,))
+    assert rates.index.tolist() == ["usual, 0 workers", "this workbook"]
+    assert rates.loc["this workbook", ("32 px", "ratio")] > 5
+    assert rates.loc["this workbook", ("224 px", "ratio")] > 1
+
+
+def test_both_paths_make_the_same_kind_of_batch():
+    import numpy as np
+
+    images, labels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8), np.arange(4)
+    x, label = bench._PilImages(images, labels, 40)[2]
+    assert x.shape == (3, 40, 40)
+    assert label == 2
+    assert -1 <= x.min() < x.max() <= 1
+
+
+def test_a_step_of_the_engine_is_timed_beside_the_bare_one():
+    times = step_times(seconds=0.5, models=(("resnet32", 32, 16),))
+    assert times.columns.tolist() == ["bare", "engine", "overhead (%)"]
+    row = times.iloc[0]
+    assert row["overhead (%)"] == pytest.approx(100 * (row["engine"] / row["bare"] - 1))
+    assert row["overhead (%)"] < 60  # 5 % in make bench, with batches of 128 on a quiet machine
+
+
+def test_depthwise_convolutions_are_counted_by_what_they_multiply():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False))
+    macs = 3 * 8 * 10 * 10 + 8 * 9 * 10 * 10
+    assert train_flops(model, 10) == 3 * 2 * macs
+
+
+def test_resnet32_has_the_published_69_million_multiply_accumulates():
+    assert train_flops(build_backbone("resnet32", None), 32) / 6 == pytest.approx(69e6, rel=0.01)
+
+
+def test_matrix_rate_is_a_rate():
+    assert 1e8 < matrix_rate("cpu", 256, torch.float32, 0.1) < 1e14
+
+
+def test_rates_and_hours_of_a_grid():
+    profile = load_profile("smoke", backbones=["resnetv2_small32"], losses=["softmax", "balanced_softmax"])
+    profile = dataclasses.replace(profile, recipe=dataclasses.replace(profile.recipe, batch_size=16, epochs=10))
+    table = training_rates(profile, "cpu", rate=1e11, seconds=0.2, steps=2)
+    row = table.loc["ResNetV2 (small)"]
+    assert row["runs"] == 3  # balanced softmax on equal counts is softmax
+    assert row["utilisation (%)"] == pytest.approx(100 * row["images/s"] * row["GFLOP per image"] / 100)
+    trained = 10 * (100 + 2 * sum(profile_counts(profile)))
+    validated, tested = 10 * 3 * 100 / 3, 3 * 2 * 200 / 3
+    assert row["hours"] * 3600 * row["images/s"] == pytest.approx(trained + validated + tested)
+
+
+def profile_counts(profile):
+    from ltlib.longtail import longtailed_counts
+
+    return longtailed_counts(profile.protocols[0], 100).tolist()
+
+
+def test_the_report_says_what_was_measured_on_what(monkeypatch, capsys):
     monkeypatch.setenv("DEVICE", "cpu")
-    report_losses(seconds=0.2)
+    monkeypatch.setattr(bench, "step_times", lambda **options: step_times(**options, models=(("resnet32", 32, 4),)))
+    bench.report(seconds=0.1)
     said = capsys.readouterr().out
-    assert "cpu" in said
-    assert all(name in said for name in LOSSES)
+    for part in ("CPU", "torch", *LOSSES, "this workbook", "224 px", "overhead (%)"):
+        assert part in said

@@ -1,14 +1,19 @@
 import dataclasses
+import errno
+import itertools
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from ltlib.backbones import build_head
+from ltlib import engine
+from ltlib.backbones import Classifier, build_backbone, build_head
 from ltlib.batches import FeatureBatches
 from ltlib.config import Recipe, load_profile
-from ltlib.engine import Diverged, fit, schedule_factor
+from ltlib.engine import Checkpoints, Diverged, Stopped, build_optimizer, fit, predict, schedule_factor
 from ltlib.losses import build_loss, class_balanced_weights
 
 RECIPE = Recipe(epochs=3, batch_size=8, optimizer="sgd", lr=0.1, resolution=32)
@@ -98,3 +103,233 @@ def test_nan_stops_a_run_and_names_the_epoch(where):
     validate = None if where == "train" else lambda model: {"val_acc": 0.1, "val_loss": math.nan}
     with pytest.raises(Diverged, match="epoch 1 of 3 is nan"):
         fit(build_head("linear", 5, 3), build_loss("softmax", [1, 1, 1]), FeatureBatches(x, labels, 8), RECIPE, 0, validate=validate)
+
+
+# ------------------------------------------------------------------------------------------ the optimizer
+
+
+def vit_classifier():
+    return Classifier(build_backbone("vit_small32", None), build_head("linear", 128, 10))
+
+
+def rates(model, recipe):
+    names = {id(p): name for name, p in model.named_parameters()}
+    optimizer = build_optimizer(model, recipe)
+    return {names[id(p)]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+
+
+def test_weight_decay_leaves_biases_norms_and_position_embeddings_alone():
+    found = rates(vit_classifier(), dataclasses.replace(RECIPE, optimizer="adamw", weight_decay=0.05))
+    assert len(found) == len(list(vit_classifier().parameters()))
+    decayed = {name for name, (_, decay) in found.items() if decay}
+    assert "backbone.blocks.0.attn.qkv.weight" in decayed
+    assert "head.weight" in decayed
+    assert not decayed & {"backbone.pos_embed", "backbone.cls_token", "backbone.norm.weight", "head.bias"}
+    assert {lr for lr, _ in found.values()} == {0.1}
+
+
+def test_decay_all_decays_everything():
+    found = rates(vit_classifier(), dataclasses.replace(RECIPE, weight_decay=2e-4, decay_all=True))
+    assert {decay for _, decay in found.values()} == {2e-4}
+
+
+def test_layer_decay_lowers_the_rate_towards_the_input():
+    found = {name: lr for name, (lr, _) in rates(vit_classifier(), dataclasses.replace(RECIPE, layer_decay=0.5)).items()}
+    order = ["head.weight", "backbone.blocks.1.mlp.fc1.weight", "backbone.blocks.0.mlp.fc1.weight",
+             "backbone.patch_embed.proj.weight"]
+    lrs = [found[name] for name in order]
+    assert lrs[0] == found["backbone.norm.weight"] == found["backbone.blocks.2.mlp.fc1.weight"] == 0.1
+    for above, below in itertools.pairwise(lrs):
+        assert below == pytest.approx(above / 2)
+
+
+def train(recipe, loss="softmax", model=None, checkpoints=None, validate=True, **options):
+    """A small run from its beginning: (curve, picked, weights)."""
+    x, labels = blobs()
+    torch.manual_seed(1)
+    model = model or build_head("cosine" if loss == "ldam" else "linear", 5, 3)
+    model = torch.nn.Sequential(model, torch.nn.Identity()) if loss == "ldam" else torch.nn.Sequential(torch.nn.Dropout(0.3), model)
+    batches = FeatureBatches(x, labels, 8)
+
+    def check(model):
+        logits = predict(model, batches)
+        return {"val_acc": float((logits.argmax(1) == labels).float().mean()), "val_loss": float(logits.abs().mean())}
+
+    counts = [16, 6, 2]
+    curve, picked = fit(model, build_loss(loss, counts), batches, recipe, 3, validate=check if validate else None, checkpoints=checkpoints,
+                        drw_weights=class_balanced_weights(counts), **options)
+    return curve, picked, {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a, b):
+    return (a[0] == b[0] and a[1]["epoch"] == b[1]["epoch"] and all(torch.equal(a[2][k], b[2][k]) for k in a[2])
+            and all(torch.equal(a[1]["model"][k], b[1]["model"][k]) for k in a[1]["model"]))
+
+
+def test_clipping_bounds_the_gradient():
+    """With SGD and a tiny bound, no step can be longer than the rate times the bound."""
+    recipe = dataclasses.replace(RECIPE, epochs=1, momentum=0.0, schedule="step", clip_grad=1e-3)
+    free, bound = (train(dataclasses.replace(recipe, clip_grad=clip), validate=False)[2] for clip in (0.0, 1e-3))
+    torch.manual_seed(1)
+    start = build_head("linear", 5, 3).weight
+    assert (free["1.weight"] - start).norm() > 3 * 0.1 * 1e-3
+    assert (bound["1.weight"] - start).norm() <= 3 * 0.1 * 1e-3 * 1.0001
+
+
+def test_the_moving_average_is_what_is_evaluated_and_kept():
+    recipe = dataclasses.replace(RECIPE, epochs=4, schedule="step")
+    plain, averaged = train(recipe), train(dataclasses.replace(recipe, ema=0.99))
+    assert [e["train_loss"] for e in plain[0]] == [e["train_loss"] for e in averaged[0]]
+    assert [e["val_loss"] for e in plain[0]] != [e["val_loss"] for e in averaged[0]]
+    torch.manual_seed(1)
+    start = build_head("linear", 5, 3).weight
+    assert (averaged[2]["1.weight"] - start).norm() < (plain[2]["1.weight"] - start).norm()
+
+
+def test_a_compiled_model_trains_as_the_plain_one_does():
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU, and there is none")
+    recipe = dataclasses.replace(RECIPE, epochs=1)
+    x, labels = blobs()
+    weights = []
+    for compile in (False, True):
+        torch.manual_seed(1)
+        model = build_head("linear", 5, 3)
+        fit(model, build_loss("softmax", [1, 1, 1]), FeatureBatches(x, labels, 8), dataclasses.replace(recipe, compile=compile), 0)
+        weights.append(model.weight)
+    assert torch.allclose(*weights, atol=1e-6)
+
+
+# ------------------------------------------------------------------------------------------ checkpoints
+
+
+@pytest.fixture(autouse=True)
+def _no_request_to_stop():
+    yield
+    engine._stop_requested = False
+
+
+def checkpoints(tmp_path, key=None, said=None, minutes=0.0):
+    return Checkpoints(tmp_path / "run.pt", key or {"config": 1}, minutes, (said if said is not None else []).append, {"who": "test"})
+
+
+CASES = {
+    "sgd": ({}, "softmax", {}),
+    "adamw, clipped": ({"optimizer": "adamw", "lr": 0.01, "clip_grad": 1.0, "warmup_epochs": 0.5}, "focal", {}),
+    "average": ({"ema": 0.9, "schedule": "step", "milestones": (2,)}, "softmax", {}),
+    "random draws": ({"optimizer": "adam", "lr": 0.01}, "equalization", {}),
+    "ldam, drw": ({"optimizer": "adamw", "lr": 0.01}, "ldam", {"drw_epoch": 1}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("stop_after", range(1, 9))
+def test_stopped_after_any_step_it_goes_on_to_the_same_bits(tmp_path, monkeypatch, case, stop_after):
+    changes, loss, options = CASES[case]
+    recipe = dataclasses.replace(RECIPE, **changes)
+    undisturbed = train(recipe, loss, **options)
+
+    def stop(done, total, value):
+        if done == stop_after:
+            engine.request_stop()
+
+    with pytest.raises(Stopped, match=f"stopped in epoch {(stop_after - 1) // 3 + 1} of 3"):
+        train(recipe, loss, checkpoints=checkpoints(tmp_path), progress=stop, **options)
+    monkeypatch.setattr(engine, "_stop_requested", False)
+    again = checkpoints(tmp_path)
+    seen = []
+    resumed = train(recipe, loss, checkpoints=again, progress=lambda done, *_: seen.append(done), **options)
+    assert seen == list(range(stop_after + 1, 10))
+    assert same(resumed, undisturbed)
+    assert [3 * s["epoch"] + s["step"] for s in again.starts] == [0, stop_after]
+    assert again.seconds_before > 0
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path):
+    first = train(RECIPE, checkpoints=checkpoints(tmp_path))
+    again = train(RECIPE, checkpoints=checkpoints(tmp_path), progress=lambda *_: pytest.fail("a step"))
+    assert same(first, again)
+
+
+def test_checkpoints_are_written_every_epoch_and_every_n_minutes(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(Checkpoints, "save", lambda self, state: written.append((state["epoch"], state["step"])))
+    train(RECIPE, checkpoints=checkpoints(tmp_path, minutes=60))
+    assert written == [(1, 0), (2, 0), (3, 0)]
+    written.clear()
+    train(RECIPE, checkpoints=checkpoints(tmp_path, minutes=0))
+    assert written == [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0)]
+
+
+def damage(how, path):
+    content = path.read_bytes()
+    match how:
+        case "truncated":
+            path.write_bytes(content[: len(content) // 2])
+        case "empty":
+            path.write_bytes(b"")
+        case "text":
+            path.write_text("no checkpoint")
+        case "flipped":
+            middle = len(content) // 2
+            path.write_bytes(content[:middle] + bytes(64) + content[middle + 64 :])
+        case "another schema":
+            torch.save(torch.load(path, weights_only=True) | {"schema": 0}, path)
+        case "another thing":
+            torch.save([1, 2], path)
+
+
+@pytest.mark.parametrize(("how", "message"), [
+    ("truncated", "is damaged"), ("empty", "is damaged"), ("text", "is damaged"), ("another thing", "is damaged"),
+    ("another schema", "has schema 0, expected 1"),
+])
+def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_starts_over(tmp_path, how, message):
+    undisturbed = train(RECIPE, checkpoints=checkpoints(tmp_path))
+    damage(how, tmp_path / "run.pt")
+    said = []
+    again = checkpoints(tmp_path, said=said)
+    assert same(train(RECIPE, checkpoints=again), undisturbed)
+    assert message in said[0]
+    assert str(tmp_path / "run.pt") in said[0]
+    assert "starts from its beginning" in said[0]
+    assert len(again.starts) == 1
+
+
+def test_a_checkpoint_of_another_run_is_not_used(tmp_path):
+    train(RECIPE, checkpoints=checkpoints(tmp_path, key={"config": 1, "torch": "2.0"}))
+    said = []
+    assert checkpoints(tmp_path, key={"config": 1, "torch": "2.1"}, said=said).load("cpu") is None
+    assert "was written with another torch" in said[0]
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path(tmp_path / "boom").write_text, ("boom",))
+
+    torch.save({"schema": 1, "key": {"config": 1}, "state": Bomb()}, tmp_path / "run.pt")
+    said = []
+    assert checkpoints(tmp_path, said=said).load("cpu") is None
+    assert "damaged or not one of ours" in said[0]
+    assert not (tmp_path / "boom").exists()
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("PytorchStreamWriter failed")])
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch, error):
+    undisturbed = train(RECIPE)
+    said, left = [], 2
+    ours, original = checkpoints(tmp_path, said=said), torch.save
+
+    def full(*args, **kwargs):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise error
+        original(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", full)
+    assert same(train(RECIPE, checkpoints=ours), undisturbed)
+    assert "checkpoint not written" in said[0]
+    assert "the next start would be from the checkpoint before" in said[0]
+    assert checkpoints(tmp_path).load("cpu")["step"] == 2  # the last that could be written is whole
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]

@@ -1,0 +1,214 @@
+"""Runs that are killed, stopped, started twice or have nowhere to write: each ends in its one clear way, and nothing is lost."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import save_file
+
+from ltlib.config import ROOT, load_profile, output_root
+from ltlib.launch import compute_runs, unique_runs
+from ltlib.records import load_record
+from ltlib.training import live_path, model_path
+
+PROFILE = """
+title = "to be killed"
+dataset = "digits"
+mode = "{mode}"
+backbones = ["{backbone}"]
+losses = ["{loss}"]
+seeds = [0]
+train_sets = ["longtailed"]
+[protocols.thesis]
+max_count = 40
+balanced_count = 4
+val_per_class = 2
+test_per_class = 4
+longtailed_test = true
+groups = "thesis"
+imbalance_factor = 40.0
+[recipe]
+epochs = {epochs}
+batch_size = 16
+optimizer = "adamw"
+lr = 1.0e-3
+weight_decay = 0.05
+warmup_epochs = 1.0
+clip_grad = 1.0
+crop_padding = 2
+flip = true
+resolution = 32
+"""
+KINDS = {
+    "finetune": {"mode": "finetune", "backbone": "mobilenetv2_035", "loss": "equalization", "epochs": 3},
+    "probe": {"mode": "probe", "backbone": "mobilenetv2_035", "loss": "softmax", "epochs": 10},
+    "ldam and drw": {"mode": "finetune", "backbone": "mobilenetv2_035", "loss": "ldam_drw", "epochs": 3},
+}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Random weights of a small timm model."""
+    import timm
+    import torch
+
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    save_file(timm.create_model("mobilenetv2_035").state_dict(), folder / "mobilenetv2_035.safetensors")
+    (folder / "mobilenetv2_035.json").write_text(json.dumps({"mean": [0.5] * 3, "std": [0.5] * 3}))
+    return folder
+
+
+@pytest.fixture
+def make(tmp_path, weights, monkeypatch, fresh_caches):
+    """A profile of the kind asked for, and the command that computes its runs."""
+    monkeypatch.setenv("LTLIB_WEIGHTS", str(weights))
+    monkeypatch.setenv("LTLIB_OUT", str(tmp_path / "out"))
+
+    def profile(kind, **changes):
+        path = tmp_path / "killed.toml"
+        path.write_text(PROFILE.format(**(KINDS[kind] | changes)))
+        return load_profile(str(path))
+
+    return profile
+
+
+def start(profile, **environment):
+    return subprocess.Popen([sys.executable, "-m", "ltlib", "runs", "--profile", profile.path, "--jobs", "1"], cwd=ROOT, text=True,
+                            env=os.environ | environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def finish(process, timeout=300):
+    said, _ = process.communicate(timeout=timeout)
+    return process.returncode, said
+
+
+def wait_until(condition, process, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "it never came to that"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_at_five_random_moments_it_ends_with_the_same_bytes(kind, make, monkeypatch, tmp_path):
+    profile = make(kind)
+    run, = unique_runs(profile)
+    compute_runs(profile, jobs=1, device="cpu", say=lambda line: None)
+    undisturbed, undisturbed_weights = load_record(run), model_path(run).read_bytes()
+    monkeypatch.setenv("LTLIB_OUT", str(tmp_path / "killed"))
+    (tmp_path / "killed" / "build").mkdir(parents=True)
+    (tmp_path / "killed" / "build" / "cache").symlink_to(tmp_path / "out" / "build" / "cache")
+    monkeypatch.setenv("CHECKPOINT_MINUTES", "0")
+    seed = random.randrange(1000)
+    moments = random.Random(seed)
+    for _ in range(5):
+        before = live_path(run, ".pt").stat().st_mtime_ns if live_path(run, ".pt").exists() else 0
+        process = start(profile)
+        wait_until(lambda before=before: live_path(run, ".pt").exists() and live_path(run, ".pt").stat().st_mtime_ns != before, process)
+        time.sleep(moments.uniform(0, 0.3))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        assert load_record(run) is None, f"it was over before it was killed (seed {seed})"
+    code, said = finish(start(profile))
+    assert code == 0, said
+    record = load_record(run)
+    assert len(record.provenance["starts"]) == 6, f"seed {seed}"
+    positions = [(s["epoch"], s["step"]) for s in record.provenance["starts"]]
+    assert positions == sorted(set(positions)), "every start goes on from a later step"
+    assert (record.config, record.status, record.results) == (undisturbed.config, undisturbed.status, undisturbed.results), f"seed {seed}"
+    assert model_path(run).read_bytes() == undisturbed_weights, f"seed {seed}"
+    assert not live_path(run, ".pt").exists()
+    assert not live_path(run, ".json").exists()
+
+
+def test_ctrl_c_stops_within_seconds_writes_a_checkpoint_and_says_how_to_go_on(make):
+    profile = make("finetune", epochs=500)
+    run, = unique_runs(profile)
+    process = start(profile)
+    wait_until(lambda: live_path(run, ".json").exists(), process)
+    time.sleep(1)
+    before = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    code, said = finish(process, timeout=30)
+    assert time.monotonic() - before < 12
+    assert code == 130
+    assert "stopped; the same command goes on from there" in said
+    assert "Traceback" not in said
+    process = start(profile)
+    wait_until(lambda: json.loads(live_path(run, ".json").read_text())["done"] > 0.01, process)
+    status = subprocess.run([sys.executable, "-m", "ltlib", "status", "--profile", profile.path], cwd=ROOT, capture_output=True, text=True)
+    assert "1 running" in status.stdout
+    assert "running: mobilenetv2_035, thesis longtailed, equalization, seed 0: epoch" in status.stdout
+    os.kill(process.pid, signal.SIGTERM)  # to the parent alone, as SLURM and docker do
+    code, said = finish(process, timeout=30)
+    assert code == 130
+    assert live_path(run, ".pt").exists()
+    status = subprocess.run([sys.executable, "-m", "ltlib", "status", "--profile", profile.path], cwd=ROOT, capture_output=True, text=True)
+    assert "1 interrupted" in status.stdout
+
+
+def test_two_at_once_share_the_work_and_compute_nothing_twice(make):
+    profile = make("finetune", epochs=2, loss='softmax", "focal", "ldam')
+    processes = [start(profile), start(profile)]
+    said = [finish(process) for process in processes]
+    assert [code for code, _ in said] == [0, 0], said
+    runs = unique_runs(profile)
+    assert all(load_record(run) for run in runs)
+    first, second = (text for _, text in said)
+    assert "[3/3]" in first
+    assert "[3/3]" in second
+    assert "another process: waiting" in first + second
+    starts = [load_record(run).provenance.get("starts") for run in runs]
+    assert starts == [None] * 3
+
+
+def test_a_full_disk_is_named_and_a_later_start_goes_on(make):
+    """The system refuses every file above 1 MB, as a full disk would; results that fit are kept."""
+    profile = make("finetune")
+    run, = unique_runs(profile)
+    command = [sys.executable, "-m", "ltlib", "runs", "--profile", profile.path, "--jobs", "1"]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.RLIM_INFINITY))  # noqa: E731
+    full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit)
+    said = full.stdout + full.stderr
+    assert full.returncode == 1
+    assert "checkpoint not written" in said
+    assert "Training goes on" in said
+    assert "1 of 1 runs failed" in said
+    assert load_record(run) is None
+    assert not [p for p in output_root().rglob("*.tmp*") if p.is_file()], "half a file is left"
+    code, said = finish(start(profile))
+    assert code == 0, said
+    assert load_record(run).status == "done"
+
+
+def test_a_folder_that_cannot_be_written_stops_before_anything_is_computed(make, tmp_path, monkeypatch):
+    profile = make("finetune")
+    (tmp_path / "file").write_text("")
+    code, said = finish(start(profile, LTLIB_OUT=str(tmp_path / "file")))
+    assert code == 1
+    assert "cannot be written (Not a directory)" in said
+    assert "LTLIB_OUT" in said
+    assert "Nothing was computed" in said
+    assert "Traceback" not in said
+
+
+def test_a_record_of_another_schema_stops_everything_and_is_kept(make):
+    from ltlib.records import record_path
+
+    profile = make("probe")
+    run, = unique_runs(profile)
+    record_path(run).parent.mkdir(parents=True)
+    record_path(run).write_text(json.dumps({"schema": 99, "id": run.id, "status": "done", "config": {}, "results": {}, "provenance": {}}))
+    code, said = finish(start(profile))
+    assert code == 1
+    assert "has schema 99, expected 1. Remove the file to run it again." in said
+    assert '"schema": 99' in record_path(run).read_text()
