@@ -47,7 +47,8 @@ class Page:
     @property
     def parameters(self) -> dict:
         profile = self.profile
-        return {"profile": profile.path, "backbones": list(self.backbones), "losses": list(profile.losses), "seeds": list(profile.seeds)}
+        return {"profile": profile.path, "backbones": list(self.backbones), "losses": list(profile.losses), "seeds": list(profile.seeds),
+                "protocols": [protocol.name for protocol in profile.protocols], "train_sets": list(profile.train_sets)}
 
     @property
     def executed(self) -> Path:

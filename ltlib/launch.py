@@ -294,6 +294,7 @@ class SlurmTask:
     """One run as a SLURM task. Preempted, out of time or requeued, it goes on from its checkpoint."""
 
     def __call__(self, config: RunConfig) -> str:
+        signal.signal(signal.SIGTERM, lambda *_: engine.request_stop())  # comes some seconds before SIGKILL
         return outcome_line(run_or_load(config, None, _say))
 
     def checkpoint(self, config: RunConfig):

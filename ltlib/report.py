@@ -14,7 +14,7 @@ import pandas as pd
 import seaborn as sns
 
 from ltlib.backbones import backbone_title
-from ltlib.config import ROOT, Profile, atomic_path, figures_dir
+from ltlib.config import DRW, ROOT, Profile, Protocol, atomic_path, figures_dir
 from ltlib.launch import run_state, unique_runs
 from ltlib.metrics import mean_interval, proportion_interval
 
@@ -27,6 +27,11 @@ LOSS_TITLES = {
     "balanced_softmax": "Balanced softmax",
     "ldam": "LDAM",
     "equalization": "Equalization",
+    "weighted_softmax_drw": "Weighted softmax, DRW",
+    "focal_drw": "Focal, DRW",
+    "class_balanced_drw": "Class-balanced, DRW",
+    "ldam_drw": "LDAM-DRW",
+    "logit_adjusted": "Logit adjustment",
 }
 SET_TITLES = {"balanced": "Balanced", "longtailed": "Long-tailed", "head": "Head", "middle": "Middle", "tail": "Tail",
               "balanced_head": "Head", "balanced_middle": "Middle", "balanced_tail": "Tail"}
@@ -159,7 +164,9 @@ class Grid:
             body = rest.split("\\bottomrule", 1)[0]
             blocks.append(f"\\midrule\n\\multicolumn{{{width}}}{{l}}{{\\emph{{{_escape(backbone_title(backbone))}}}}} \\\\\n{body}")
         if self.daggers:
-            notes = [f"{DAGGER} Equal to softmax on equal class counts by mathematics: computed once.", *notes]
+            deferred = any(loss.endswith(DRW) for _, loss in self.daggers)
+            other = "softmax (with deferred re-weighting: to the loss without it)" if deferred else "softmax"
+            notes = [f"{DAGGER} Equal to {other} on equal class counts by mathematics: computed once.", *notes]
         shown = self.frame()
         characters = 18 + sum(max(len(top) * 0.6, len(sub), *map(len, cells)) + 2 for (top, sub), cells in shown.items())
         lines = [line for note in notes for line in textwrap.wrap(note, int(characters))]  # no wider than the table itself
@@ -221,6 +228,41 @@ def appendix_grid(profile: Profile, records: pd.DataFrame, train_set: str) -> Gr
     order = sorted(range(15), key=lambda i: (i % 5, i // 5))
     grid.columns, grid.text, grid.best = ([part[i] for i in order] for part in (grid.columns, grid.text, grid.best))
     return grid
+
+
+PUBLISHED_METHODS = {"softmax": ("CE", "Softmax"), "ldam_drw": ("LDAM-DRW",), "balanced_softmax": ("Balanced Softmax (end to end)",)}
+PUBLISHED_BACKBONES = {"resnet32": "ResNet-32", "vit_base_patch16_224": "ViT-B/16", "resnetv2_50": "ResNet-50x1 v2 (BiT-M)",
+                       "convnext_base": "ConvNeXt-B", "mobilenetv2_100": "MobileNetV2"}
+
+
+def is_comparable(profile: Profile, protocol: Protocol) -> bool:
+    """Whether published results on CIFAR-100(-LT) may stand beside this profile's: models trained whole, the standard sets."""
+    return profile.dataset == "cifar100" and profile.mode != "probe" and (protocol.max_count, protocol.test_per_class) == (500, 100)
+
+
+def published_grid(profile: Profile, records: pd.DataFrame, protocol: Protocol, train_set: str) -> tuple[Grid, list[str]]:
+    """Balanced-test accuracy in percent, ours beside published ones (``data/reference/literature_*.csv``), and notes on their sources."""
+    grid, ours, notes, published = Grid(profile), summarise(records), [], {}
+    for eval_set, title in (("balanced", "All"), ("balanced_head", "Many"), ("balanced_middle", "Medium"), ("balanced_tail", "Few")):
+        grid.add_summary(ours, protocol.name, train_set, eval_set, ("Ours", title))
+    longtailed = train_set == "longtailed"
+    table = pd.read_csv(ROOT / "data" / "reference" / f"literature_cifar100{'lt' if longtailed else ''}.csv").fillna("")
+    for backbone, loss in grid.index:
+        rows = table[table["backbone"] == PUBLISHED_BACKBONES.get(backbone, "")]
+        if longtailed:
+            rows = rows[rows["method"].isin(PUBLISHED_METHODS.get(loss, ()))]
+        elif loss != "softmax":
+            continue
+        for _, row in rows.iterrows():
+            accuracy = f"{row['top1']:g}" if row["top1"] != "" else f"{row['top1_low']:g}–{row['top1_high']:g}"
+            here = not longtailed or row["imbalance_factor"] == protocol.imbalance_factor
+            if here:
+                published.setdefault((backbone, loss), []).append(accuracy)
+            where = f"{LOSS_TITLES[loss]} {accuracy}" + ("" if here else f" at IF {row['imbalance_factor']}")
+            details = "; ".join(filter(None, (row["source"], row["note"], "" if row["verified"] == "yes" else "not verified")))
+            notes.append(f"Published, {backbone_title(backbone)}, {where}: {details}.")
+    grid.add(("Published", "All"), {}, {key: ", ".join(values) for key, values in published.items()}, bold=False)
+    return grid, notes
 
 
 def missing_runs(profile: Profile) -> list[str]:

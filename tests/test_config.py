@@ -6,8 +6,22 @@ import sys
 import pytest
 
 from ltlib import config
-from ltlib.config import ConfigError, Pretraining, Protocol, Recipe, RunConfig, atomic_path, load_profile, profile_names
+from ltlib.config import (
+    Busy,
+    ConfigError,
+    Pretraining,
+    Protocol,
+    Recipe,
+    RunConfig,
+    Slurm,
+    atomic_path,
+    exclusive,
+    load_profile,
+    profile_names,
+    with_slurm,
+)
 from ltlib.losses import LOSSES, build_loss
+from ltlib.records import computed_as
 
 PROFILE = """
 title = "Mine"
@@ -146,9 +160,68 @@ def test_loss_options_reach_the_runs_of_that_loss_alone(load):
     assert {(c.loss, c.loss_options) for c in runs} == {("softmax", ()), ("ldam", (("max_margin", 0.3), ("scale", 20.0)))}
 
 
-def test_drw_of_a_profile_reaches_ldam_alone(load):
-    runs = load("seeds = [0, 1]", "seeds = [0]\ndrw = 0.8").configs()
-    assert {(c.loss, c.drw) for c in runs} == {("softmax", None), ("ldam", 0.8)}
+def test_variants_are_losses_with_deferred_weights_or_adjusted_logits(load):
+    runs = load("seeds = [0, 1]", "seeds = [0]\ndrw = 0.75", losses=["ldam", "ldam_drw", "softmax", "logit_adjusted"]).configs()
+    found = {(c.variant, c.loss, c.drw, c.tau) for c in runs}
+    assert found == {("ldam", "ldam", None, None), ("ldam_drw", "ldam", 0.75, None), ("softmax", "softmax", None, None),
+                     ("logit_adjusted", "softmax", None, 1.0)}
+    assert all(f"-{c.variant}-" in c.id and f", {c.variant}," in c.describe() for c in runs)
+
+
+def test_options_of_variants(load):
+    more = "\n[loss_options.ldam]\nscale = 20.0\n[loss_options.logit_adjusted]\ntau = 0.5\n"
+    ldam, adjusted = load(more=more, losses=["ldam_drw", "logit_adjusted"], seeds=[0], train_sets=["longtailed"], protocols=["thesis"],
+                          backbones=["vit_small32"]).configs()
+    assert ldam.loss_options == (("scale", 20.0),)
+    assert adjusted.tau == 0.5
+
+
+def test_protocols_and_training_sets_can_be_narrowed(load):
+    profile = load(protocols=["other"], train_sets=["longtailed"])
+    assert {(c.protocol.name, c.train_set) for c in profile.configs()} == {("other", "longtailed")}
+
+
+def test_a_protocol_at_another_imbalance_factor_is_named_after_it(load):
+    profile = load(protocols=["thesis", "thesis_if50", "thesis_if2.5"])
+    assert [(p.name, p.imbalance_factor, p.max_count) for p in profile.protocols] == [
+        ("thesis", 100.0, 100), ("thesis_if50", 50.0, 100), ("thesis_if2.5", 2.5, 100)]
+    assert len({c.id for c in profile.configs()}) == len(profile.configs())
+
+
+@pytest.mark.parametrize("name", ["othr", "thesis_if", "thesis_if0", "thesis_ifx", "othr_if50", "thesis_if1000"])
+def test_a_protocol_that_is_not_there_or_cannot_be_is_refused(load, name):
+    with pytest.raises(ConfigError, match=r"protocol = |imbalance_factor = "):
+        load(protocols=[name])
+
+
+def test_wishes_for_slurm_come_from_the_profile_and_the_command_line(load):
+    profile = load(more='\n[slurm]\npartition = "gpu"\nminutes = 30\n')
+    assert profile.slurm == Slurm(partition="gpu", minutes=30)
+    assert with_slurm(profile, "minutes=90 gpus=0").slurm == Slurm(partition="gpu", minutes=90, gpus=0)
+    assert with_slurm(profile, "").slurm == profile.slurm
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("gpu", "SLURM = 'gpu': expected words like partition=gpu"),
+    ("minute=5", "SLURM: key = 'minute'.*did you mean 'minutes'"),
+    ("minutes=soon", "SLURM: minutes = 'soon': expected a whole number"),
+    ("minutes=0", "SLURM: minutes = 0: expected at least 1"),
+    ("partition=5", "SLURM: partition = 5: expected a string"),
+])
+def test_a_mistake_in_the_wishes_for_slurm_is_named(load, text, message):
+    with pytest.raises(ConfigError, match=message):
+        with_slurm(load(), text)
+
+
+def test_records_made_before_a_field_was_added_keep_their_ids():
+    """The ids of committed records: fields that came later are left out while they have their default."""
+    stored = {path.stem for path in (config.ROOT / "results" / "probe").glob("*.json")}
+    now = {computed_as(run).id for run in load_profile("probe", ["mobilenetv2_100", "vit_tiny_patch16_224"]).configs()}
+    assert len(stored) == 120
+    assert stored <= now
+    later = {"layer_decay", "clip_grad", "ema", "rand_augment", "decay_all", "compile", "tau"}
+    assert not later & {*run_config().to_dict(), *run_config().to_dict()["recipe"]}
+    assert run_config(recipe=Recipe(**RECIPE, ema=0.9)).to_dict()["recipe"]["ema"] == 0.9
 
 
 def test_a_protocol_is_found_by_its_name(load):
@@ -229,9 +302,13 @@ def test_a_profile_without_tables_of_protocols_is_refused(tmp_path, table):
         ("[recipe_by_backbone.vit_small32]\nlearning_rate = 1.0", r"recipe_by_backbone.vit_small32: key = 'learning_rate'"),
         ("[recipe_by_backbone.vit_small32]\nlr = -1.0", r"recipe_by_backbone.vit_small32: lr = -1.0"),
         ("[recipe_by_backbone.vit_small32]\nlr = '1'", r"recipe_by_backbone.vit_small32: lr = '1': expected a number"),
-        ("[loss_options.foca]\ngamma = 1.0", r"losses = 'foca'.*did you mean 'focal'"),
+        ("[loss_options.foca]\ngamma = 1.0", r"loss_options = 'foca'.*did you mean 'focal'"),
         ("[recipe_by_backbone]\nvit_small32 = 3", r"recipe_by_backbone.vit_small32 = 3: expected a table"),
         ("[recipe_by_backbone.vit_smal32]\nlr = 1.0", r"recipe_by_backbone = 'vit_smal32'.*did you mean 'vit_small32'"),
+        ("[loss_options.logit_adjusted]\ntua = 1.0", r"loss_options.logit_adjusted = 'tua'.*did you mean 'tau'"),
+        ("[tune]\nlearning_rate = [1.0]", r"tune = 'learning_rate'"),
+        ("[tune]\nlr = 1.0", r"tune.lr = 1.0: expected a list of values to try"),
+        ("[slurm]\ngpu = 1", r"slurm: key = 'gpu'.*did you mean 'gpus'"),
         ("[loss_options]\nldam = 3", r"loss_options.ldam = 3: expected a table like \[loss_options.ldam\]"),
         ("[pretraining]\nimages = 0\n[pretraining.recipe]\n" + PROFILE.split("[recipe]")[1], r"pretraining: images = 0: expected"),
         ("[pretraining]\nimages = 9", r"pretraining: the key 'recipe' is missing \(a table\)"),
@@ -283,6 +360,10 @@ def test_a_path_that_does_not_exist_is_refused(tmp_path):
         ({"resolution": 0}, "resolution = 0"),
         ({"batch_size": 0}, "batch_size = 0"),
         ({"lr": 0.0}, r"lr = 0\.0"),
+        ({"layer_decay": 0.0}, "layer_decay = 0.0: expected 0 < layer_decay <= 1"),
+        ({"clip_grad": -1.0}, "clip_grad = -1.0"),
+        ({"ema": 1.0}, "ema = 1.0: expected 0 <= ema < 1"),
+        ({"rand_augment": 31}, "rand_augment = 31: expected 0 to 30"),
     ],
 )
 def test_impossible_recipe_is_refused(changes, message):
@@ -302,7 +383,10 @@ def test_impossible_protocol_is_refused(field):
         ({"loss": "ldam", "head": "linear"}, r"head = 'linear' with loss = 'ldam': expected head = 'cosine'"),
         ({"loss": "softmax", "head": "cosine"}, r"head = 'cosine' with loss = 'softmax': expected head = 'linear'"),
         ({"loss": "ldam", "head": "cosin"}, r"head = 'cosin'.*did you mean 'cosine'"),
-        ({"loss": "softmax", "drw": 0.8}, r"drw = 0.8: expected loss = 'ldam', not 'softmax'"),
+        ({"loss": "softmax", "drw": 0.8}, r"drw = 0.8: expected a loss out of weighted_softmax, .*, ldam, not 'softmax'"),
+        ({"loss": "balanced_softmax", "drw": 0.8}, r"drw = 0.8: expected a loss out of"),
+        ({"loss": "ldam", "tau": 1.0}, r"tau = 1.0: expected loss = 'softmax', not 'ldam'"),
+        ({"loss": "softmax", "tau": 0.0}, r"tau = 0.0: expected a number above 0"),
         ({"loss": "ldam", "drw": 1.0}, r"drw = 1.0: expected a fraction"),
         ({"loss": "ldam", "drw": 0.95}, r"drw = 0.95: expected to leave some of the 8 epochs"),
         ({"loss": "ldam", "drw": -0.1}, r"drw = -0.1: expected a fraction"),
@@ -464,3 +548,31 @@ def test_the_temporary_file_keeps_the_suffix(tmp_path):
     with atomic_path(tmp_path / "a.npz") as partial:
         partial.write_text("")
         assert partial.suffix == ".npz"
+
+
+def test_one_process_at_a_time_makes_a_file(tmp_path):
+    said = []
+    with exclusive(tmp_path / "deep" / "file", "it is being made", said.append):
+        with pytest.raises(Busy, match="it is being made"), exclusive(tmp_path / "deep" / "file", "it is being made", wait=False):
+            pytest.fail("both at once")
+        with exclusive(tmp_path / "deep" / "another", "that too", wait=False):
+            pass
+    with exclusive(tmp_path / "deep" / "file", "it is being made", wait=False):
+        pass
+    assert said == []
+
+
+def test_a_process_that_waits_says_so_and_goes_on_when_the_other_is_killed(tmp_path):
+    hold = ("from pathlib import Path; from ltlib.config import exclusive; import time\n"
+            f"with exclusive(Path({str(tmp_path / 'file')!r}), ''): print('held', flush=True); time.sleep(60)")
+    other = subprocess.Popen([sys.executable, "-c", hold], stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    said = []
+
+    def say(line):
+        said.append(line)
+        other.kill()
+
+    with exclusive(tmp_path / "file", "it is being made", say):
+        assert said == ["it is being made: waiting for it"]
+    other.communicate()

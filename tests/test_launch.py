@@ -51,7 +51,7 @@ def test_a_failing_run_does_not_stop_the_others(out):
     logits_path(runs[1]).mkdir(parents=True)  # a folder where its logits should be: writing fails
     with pytest.raises(RunsFailed, match="1 of 3 runs failed"):
         compute_runs(profile, jobs=1, device="cpu", say=lambda line: None)
-    assert [run_state(run) for run in runs] == ["done", "missing", "done"]
+    assert [run_state(run) for run in runs] == ["done", "interrupted", "done"]
 
 
 def test_a_killed_worker_is_explained(out, monkeypatch):
@@ -77,7 +77,11 @@ def test_jobs_must_be_positive_and_default_to_the_cores(out):
     with pytest.raises(ConfigError, match="JOBS = 0"):
         compute_runs(tiny(), jobs=0)
     assert default_jobs(training.torch.device("cpu")) == training.cpu_count() >= 1
-    assert default_jobs(training.torch.device("cuda")) == 1
+
+
+def test_each_gpu_gets_a_worker(monkeypatch):
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 4)
+    assert default_jobs(launch.torch.device("cuda")) == 4
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (600, "10 min"), (7200, "2.0 h")])

@@ -1,0 +1,62 @@
+import dataclasses
+
+import pandas as pd
+import pytest
+
+from ltlib.config import ConfigError, load_profile, results_dir
+from ltlib.launch import unique_runs
+from ltlib.records import load_record
+from ltlib.tune import trials, tune
+
+
+def profile(**lists):
+    base = load_profile("smoke", backbones=["resnetv2_small32"], losses=["softmax", "balanced_softmax"])
+    return dataclasses.replace(base, tune=lists, mode="scratch")
+
+
+def test_every_combination_is_tried_on_the_long_tail_with_one_seed():
+    found = trials(profile(lr=[0.1, 0.2], layer_decay=[0.5, 1.0]))
+    assert [change for change, _ in found] == [{"lr": a, "layer_decay": b} for a in (0.1, 0.2) for b in (0.5, 1.0)]
+    runs = unique_runs(found[1][1])
+    assert {(run.recipe.lr, run.recipe.layer_decay, run.train_set, run.seed, run.profile) for run in runs} == {
+        (0.1, 1.0, "longtailed", 0, "smoke/tune")}
+
+
+def test_logit_adjustment_is_not_tried_it_trains_nothing():
+    base = load_profile("smoke", losses=["softmax", "logit_adjusted"])
+    (_, trial), = trials(dataclasses.replace(base, tune={"lr": [0.1]}))
+    assert trial.losses == ("softmax",)
+
+
+@pytest.mark.parametrize(("lists", "message"), [
+    ({}, "smoke: expected a table \\[tune\\]"),
+    ({"lr": [0.1, -1.0]}, "smoke: tune: {'lr': -1.0}: lr = -1.0"),
+    ({"lr": ["fast"]}, "smoke: tune: {'lr': 'fast'}"),
+])
+def test_impossible_trials_are_refused_before_anything_is_computed(out, lists, message):
+    with pytest.raises(ConfigError, match=message):
+        tune(profile(**lists), 1)
+    assert not results_dir("smoke").exists()
+
+
+def test_the_choice_is_the_best_validation_accuracy_and_what_was_tried_is_written_down(out, monkeypatch):
+    said = []
+    table = tune(profile(lr=[1.0e-12, 1.0e-2, 1.0e30], epochs=[6]), 1, said.append)
+    assert len(table) == 6
+    pd.testing.assert_frame_equal(pd.read_csv(results_dir("smoke") / "tune.csv"), table, check_dtype=False)
+    means = table.groupby("lr")["val_acc"].mean()
+    assert set(table.loc[table["chosen"], "lr"]) == {means.idxmax()}
+    assert (table.loc[table["lr"] == 1.0e30, "val_acc"] == 0).all()
+    for _, row in table[table["lr"] < 1].iterrows():
+        run = next(r for _, trial in trials(profile(lr=[row["lr"]], epochs=[6])) for r in unique_runs(trial) if r.id == row["run_id"])
+        assert load_record(run).results["curve"][-1]["val_acc"] == row["val_acc"]
+    line = next(line for line in said if line.startswith("resnetv2_small32: "))
+    assert f"lr = {means.idxmax()}, epochs = 6: mean validation accuracy {100 * means.max():.1f} %" in line
+    assert ("at the edge of what was tried: lr" in line) == (means.idxmax() != 1.0e-2)
+
+
+def test_without_validation_images_nothing_can_be_chosen(out):
+    base = profile(lr=[0.1])
+    protocol = dataclasses.replace(base.protocols[0], val_per_class=0)
+    with pytest.raises(ConfigError, match="expected validation images to choose by"):
+        tune(dataclasses.replace(base, protocols=(protocol,)), 1, lambda line: None)
