@@ -130,7 +130,7 @@ class _Display:
         self.live = sys.stderr.isatty()
         if self.live:
             self.overall = tqdm(total=len(missing), unit="run", position=0, dynamic_ncols=True)
-            self.rows = [tqdm(total=0, position=1 + i, bar_format="{desc}", leave=False) for i in range(rows)]
+            self.rows = [tqdm(total=0, position=1 + i, bar_format="{desc}", leave=False, dynamic_ncols=True) for i in range(rows)]
 
     def finished(self, run: RunConfig, outcome: str) -> None:
         self.missing.remove(run)

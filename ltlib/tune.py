@@ -17,7 +17,8 @@ def trials(profile: Profile) -> list[tuple[dict, Profile]]:
     """Every combination of the values in ``profile.tune``, and the profile that tries it for all backbones.
 
     A trial trains with the profile's losses (not post-hoc adjustment, which trains nothing) on the long-tailed set, where the
-    profile has it, of its first protocol and seed. Its records lie in ``results/<profile>/tune``. Raises ConfigError for a profile without values to try, or impossible ones.
+    profile has it, of its first protocol and seed. Its records lie in ``results/<profile>/tune``. Raises ConfigError for a profile
+    without values to try, or impossible ones.
     """
     if not profile.tune:
         raise ConfigError(f"{profile.name}: expected a table [tune] with lists of values, such as lr = [1.0e-4, 3.0e-4]; there is none")
@@ -26,8 +27,8 @@ def trials(profile: Profile) -> list[tuple[dict, Profile]]:
     for values in itertools.product(*profile.tune.values()):
         change = dict(zip(profile.tune, values, strict=True))
         recipes = {b: profile.recipe_by_backbone.get(b, {}) | change for b in profile.backbones}
-        trial = dataclasses.replace(profile, name=f"{profile.name}/tune", recipe_by_backbone=recipes, seeds=profile.seeds[:1], losses=losses,
-                                    protocols=profile.protocols[:1], train_sets=profile.train_sets[-1:])
+        trial = dataclasses.replace(profile, name=f"{profile.name}/tune", recipe_by_backbone=recipes, losses=losses,
+                                    seeds=profile.seeds[:1], protocols=profile.protocols[:1], train_sets=profile.train_sets[-1:])
         try:
             trial.configs()
         except (ConfigError, TypeError) as error:

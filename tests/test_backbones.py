@@ -18,6 +18,7 @@ from ltlib.backbones import (
     build_head,
     check_name,
     find_weights,
+    fresh_weights,
     require_weights,
 )
 from ltlib.config import ConfigError
@@ -189,3 +190,43 @@ def test_real_weights_know_images(name, fresh_caches):
     x = torch.nn.functional.normalize(predict(build_backbone(name, weights), batches), dim=1)
     similarity = (x @ x.T).fill_diagonal_(-1)
     assert (labels[similarity.argmax(1).numpy()] == labels).mean() > 0.5
+
+
+# ------------------------------------------------------------------------------------------- from scratch
+
+
+def test_resnet32_is_the_published_network():
+    model = build_backbone("resnet32", None)
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 64)
+    parameters = sum(p.numel() for p in model.parameters()) + sum(p.numel() for p in build_head("linear", 64, 10).parameters())
+    assert parameters == 464_154  # 0.46 M in He et al. 2016, table 6
+    assert sum(isinstance(m, torch.nn.Conv2d) for m in model.modules()) == 31  # and the linear layer
+
+
+def test_the_shortcut_of_resnet32_takes_every_other_pixel_and_pads_with_zeros():
+    block = build_backbone("resnet32", None).blocks[5].eval()
+    torch.nn.init.zeros_(block.bn2.weight)  # the residual branch is silent
+    x = torch.rand(1, 16, 8, 8)
+    y = block(x)
+    assert torch.equal(y[:, 8:24], x[:, :, ::2, ::2])
+    assert y[:, :8].abs().max() == y[:, 24:].abs().max() == 0
+
+
+def test_fresh_weights_come_from_the_random_state():
+    found = fresh_weights("cifar100")
+    assert found.checksum is None
+    assert found.mean == (0.4914, 0.4822, 0.4465)
+    models = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        models.append(build_backbone("resnet32", found).conv1.weight)
+    assert torch.equal(models[0], models[1])
+    assert not torch.equal(models[0], models[2])
+
+
+def test_a_vit_takes_another_resolution_with_its_position_embeddings_resampled():
+    model = build_backbone("vit_tiny_patch16_224", None, 128)
+    assert model.pos_embed.shape == (1, 1 + 8 * 8, 192)
+    assert model.eval()(torch.zeros(1, 3, 128, 128)).shape == (1, 192)
+    assert build_backbone("vit_tiny_patch16_224", None, 224).pos_embed.shape == (1, 1 + 14 * 14, 192)
+    assert build_backbone("mobilenetv2_035", None, 96)(torch.zeros(2, 3, 96, 96)).shape == (2, 1280)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltlib.batches import FeatureBatches, ImageBatches, stream
+from ltlib.batches import OPERATIONS, FeatureBatches, ImageBatches, rand_augment, stream
 
 N = 23
 IMAGES = np.random.default_rng(0).integers(0, 256, (N, 8, 8, 3), dtype=np.uint8)
@@ -203,3 +203,60 @@ def test_two_epochs_under_way_at_once_do_not_disturb_each_other():
     next(batches.epoch(0, 1))
     mixed += [x for x, _ in first]
     assert all(torch.equal(a, b) for a, b in zip(alone, mixed, strict=True))
+
+
+@pytest.mark.parametrize("start", [0, 1, 3, 4, 5])
+def test_an_epoch_can_begin_in_its_middle(start):
+    whole = list(image_batches(crop_padding=2, flip=True, rand_augment=9).epoch(1, 2))
+    rest = list(image_batches(crop_padding=2, flip=True, rand_augment=9).epoch(1, 2, start))
+    assert len(rest) == len(whole) - start
+    for (x, index), (y, other) in zip(rest, whole[start:], strict=True):
+        assert torch.equal(x, y)
+        assert torch.equal(index, other)
+
+
+# ---------------------------------------------------------------------------------------------- RandAugment
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, N])
+def test_rand_augment_of_an_image_does_not_depend_on_the_batch_it_is_in(batch_size):
+    assert torch.equal(augmented(rand_augment=9, batch_size=batch_size), augmented(rand_augment=9))
+
+
+def test_rand_augment_changes_images_with_seed_and_epoch_and_stays_in_range():
+    plain, once = augmented(), augmented(rand_augment=15)
+    changed = (plain != once).flatten(1).any(1).float().mean()
+    assert changed > 0.6  # two draws out of fourteen, one of which is the identity
+    assert not torch.equal(once, augmented(epoch=1, rand_augment=15))
+    assert torch.equal(once, augmented(rand_augment=15))
+    assert once.min() >= 0
+    assert once.max() <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_each_operation_is_torchvisions_own(name):
+    """At full strength, image by image, as torchvision's RandAugment applies it."""
+    from torchvision.transforms import InterpolationMode
+    from torchvision.transforms.autoaugment import _apply_op
+
+    images = torch.from_numpy(IMAGES).permute(0, 3, 1, 2).repeat_interleave(4, 2).repeat_interleave(4, 3)  # 32 px
+    strength, signed = OPERATIONS[name]
+    theirs = "".join(word.capitalize() for word in name.split("_"))
+    theirs = {"Autocontrast": "AutoContrast"}.get(theirs, theirs)
+    for sign in (-1, 1) if signed else (1,):
+        ours = rand_augment(images, torch.full((N,), list(OPERATIONS).index(name)), torch.full((N,), sign), 30)
+        magnitude = sign * strength
+        magnitude = {"translate_x": round(magnitude * 32), "translate_y": round(magnitude * 32), "posterize": 8 - round(strength),
+                     "solarize": 255 - strength}.get(name, magnitude)
+        expected = torch.stack([_apply_op(image, theirs, magnitude, InterpolationMode.NEAREST, None) for image in images])
+        assert torch.equal(ours, expected)
+
+
+def test_images_with_other_operations_are_left_alone():
+    images = torch.from_numpy(IMAGES).permute(0, 3, 1, 2)
+    operations = torch.zeros(N, dtype=torch.int64)
+    operations[3] = list(OPERATIONS).index("solarize")
+    out = rand_augment(images, operations, torch.ones(N, dtype=torch.int64), 30)
+    rest = torch.arange(N) != 3
+    assert torch.equal(out[rest], images[rest])
+    assert not torch.equal(out[3], images[3])

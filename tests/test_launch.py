@@ -1,5 +1,11 @@
 import dataclasses
+import json
 import os
+import pty
+import subprocess
+import sys
+import termios
+import time
 
 import pytest
 
@@ -87,3 +93,95 @@ def test_each_gpu_gets_a_worker(monkeypatch):
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (600, "10 min"), (7200, "2.0 h")])
 def test_durations(seconds, text):
     assert launch.duration(seconds) == text
+
+
+# ------------------------------------------------------------------------------------ following, other schedulers
+
+
+def test_the_commands_for_other_schedulers_compute_what_is_missing_and_nothing_else(out, tmp_path):
+    profile = tiny(losses=["softmax", "balanced_softmax", "logit_adjusted"])
+    runs = unique_runs(profile)
+    compute_runs(dataclasses.replace(profile, losses=("softmax",), train_sets=("balanced",)), jobs=1, device="cpu", say=lambda line: None)
+    commands = launch.run_commands(profile)
+    assert len(commands) == len(runs) - 1 == 3
+    for command, run in zip(commands, runs[1:], strict=True):
+        assert load_record(run) is None
+        subprocess.run(command, shell=True, check=True, cwd=tmp_path, capture_output=True)
+        assert load_record(run).status == "done"
+    assert launch.run_commands(profile) == []
+
+
+def test_make_runs_list_prints_nothing_but_commands(out, capsys):
+    from ltlib.__main__ import main
+
+    assert main(["runs-list", "--profile", "smoke", "--losses", "focal"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert all(line.startswith("env -C ") and f"LTLIB_OUT={out}" in line and "--losses focal" in line for line in lines)
+
+
+def test_a_folder_without_room_is_named_before_anything_is_computed(out, monkeypatch):
+    def full(**kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(launch.tempfile, "TemporaryFile", full)
+    with pytest.raises(ConfigError, match=r"results/smoke cannot be written \(No space left on device\): make room"):
+        compute_runs(tiny(), jobs=1, device="cpu", say=lambda line: pytest.fail(line) if "data" in line else None)
+
+
+def test_another_launcher_is_refused(out):
+    with pytest.raises(ConfigError, match="LAUNCHER = 'pbs': expected local or slurm"):
+        compute_runs(tiny(), launcher="pbs")
+
+
+def test_without_slurm_the_error_names_the_other_ways(out, monkeypatch):
+    monkeypatch.setenv("PATH", str(out))
+    with pytest.raises(ConfigError, match=r"squeue was not found.*make runs-list"):
+        compute_runs(tiny(), device="cpu", say=lambda line: None, launcher="slurm")
+
+
+def under_way(run, **state):
+    path = training.live_path(run, ".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"epoch": 3, "epochs": 8, "done": 0.3, "loss": 1.25, "seconds_left": 100.0, "updated": time.time()} | state))
+
+
+def test_in_a_log_each_run_under_way_gets_a_line_about_every_20_s(out, monkeypatch):
+    runs, said = unique_runs(tiny()), []
+    display = launch._Display(runs, 2, said.append)
+    under_way(runs[0], updated=display.start - 5)  # left over from a process that was killed
+    display.refresh()
+    for second in range(1, 50):
+        under_way(runs[1], updated=display.start + second)
+        display.refresh()
+    assert said == [f"{runs[1].describe()}: epoch 3/8, loss 1.250, 2 min left"] * 2
+    display.finished(runs[1], "fine")
+    assert said[-1] == f"[1/3] {runs[1].describe()}: fine"
+    display.close()
+
+
+def test_on_a_terminal_there_is_a_bar_and_a_live_line_per_run(out):
+    """The real command on a pseudo-terminal: what it draws holds the overall bar, and epoch, loss and time left of a run."""
+    command = [sys.executable, "-m", "ltlib", "runs", "--profile", str(out / "longer.toml"), "--jobs", "1"]
+    text = (launch.ROOT / "ltlib" / "profiles" / "smoke.toml").read_text()
+    text = text.replace("epochs = 1\nbatch_size = 256", "epochs = 40\nbatch_size = 16").replace('mode = "finetune"', 'mode = "scratch"')
+    (out / "longer.toml").write_text(text)
+    command += ["--backbones", "resnetv2_small32", "--losses", "softmax ldam", "--train-sets", "longtailed"]
+    main, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (40, 160))
+    process = subprocess.Popen(command, cwd=launch.ROOT, stdout=terminal, stderr=terminal)
+    os.close(terminal)
+    drawn = b""
+    while True:
+        try:
+            part = os.read(main, 4096)
+        except OSError:
+            break
+        if not part:
+            break
+        drawn += part
+    assert process.wait() == 0
+    drawn = drawn.decode()
+    assert "resnetv2_small32, thesis longtailed, softmax, seed 0: epoch" in drawn
+    assert "s left" in drawn
+    assert "2/2 [" in drawn

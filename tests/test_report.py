@@ -148,3 +148,43 @@ def test_thesis_columns_beside_another_backbone_say_whose_they_are(profile):
     assert report.thesis_notes(profile) == ["In the thesis columns, CIFAR-100 with ResNet50V2 beside ResNetV2 (small)."]
     own = dataclasses.replace(profile, backbones=("convnext_base", "resnet18"))
     assert report.thesis_notes(own) == []
+
+
+# ---------------------------------------------------------------------------------------- published figures
+
+
+def published(profile, **changes):
+    records = pd.DataFrame(columns=COLUMNS)
+    return report.published_grid(profile, records, changes.get("protocol", profile.protocols[0]), changes.get("train_set", "longtailed"))
+
+
+def test_published_figures_of_the_same_backbone_and_imbalance_factor_stand_beside_ours():
+    profile = load_profile("scratch", losses=["softmax", "balanced_softmax", "ldam", "ldam_drw"])
+    grid, notes = published(profile)
+    column = grid.frame()["Published", "All"]
+    assert column.tolist() == ["38.3, 39.1, 41.4", "–", "–", "42"]
+    assert any("Softmax 39.1: github frank-xwang/RIDE" in note for note in notes)
+    assert any("Balanced softmax 46.7 at IF 200" in note and "AutoAugment" in note for note in notes)
+    assert any("38.3" in note and "not verified" in note for note in notes)
+
+
+def test_published_figures_at_another_imbalance_factor():
+    profile = load_profile("scratch", losses=["softmax", "balanced_softmax"], protocols=["standard_if200"])
+    assert published(profile)[0].frame()["Published", "All"].tolist() == ["41.2", "46.7"]
+
+
+def test_published_figures_on_the_balanced_set_stand_beside_softmax_alone():
+    profile = load_profile("finetune", backbones=["mobilenetv2_100", "vit_base_patch16_224"], losses=["softmax", "focal"])
+    grid, notes = published(profile, train_set="balanced")
+    column = grid.frame()["Published", "All"]
+    assert column.iloc[0] == "80–83"
+    assert "92.89" in column.iloc[2]
+    assert column.iloc[1] == column.iloc[3] == "–"
+    assert all("Published, " in note for note in notes)
+
+
+def test_only_whole_models_on_the_standard_sets_are_comparable():
+    finetune, probe = load_profile("finetune"), load_profile("probe")
+    assert [report.is_comparable(finetune, p) for p in finetune.protocols] == [True, False]
+    assert not any(report.is_comparable(probe, p) for p in probe.protocols)
+    assert not report.is_comparable(load_profile("demo"), load_profile("demo").protocols[0])

@@ -8,12 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ltlib import training
-from ltlib.config import ConfigError, load_profile
+from ltlib.backbones import Classifier, build_backbone, build_head
+from ltlib.batches import ImageBatches
+from ltlib.config import DRW, VARIANTS, ConfigError, load_profile
 from ltlib.datasets import load_dataset
 from ltlib.engine import predict, schedule_factor
 from ltlib.launch import compute_runs
-from ltlib.longtail import make_splits
-from ltlib.records import load_records, logits_path, record_path
+from ltlib.longtail import make_splits, train_counts
+from ltlib.records import RecordError, load_records, logits_path, record_path
 from ltlib.training import pick_device, run_or_load
 
 CPU = torch.device("cpu")
@@ -232,3 +234,97 @@ def test_the_recipes_of_the_gpu_profiles_run_on_a_timm_backbone(probe, name):
     rates = [entry["lr"] for entry in record.results["curve"]]
     assert rates == pytest.approx([recipe.lr * schedule_factor(recipe, epoch) for epoch in (0, 1)])
     assert record.results["curve"][1]["train_loss"] < record.results["curve"][0]["train_loss"]
+
+
+# --------------------------------------------------------------------------- variants, progress, what is kept
+
+
+def test_logit_adjustment_is_the_softmax_run_with_the_prior_taken_out(out):
+    adjusted = run_or_load(smoke_config("logit_adjusted"), "cpu")
+    softmax = run_or_load(smoke_config("softmax"), "cpu")
+    counts = train_counts(smoke_config().protocol, "longtailed", 100)
+    logits = load_file(logits_path(smoke_config("softmax")))
+    expected = logits["balanced"].double() - torch.as_tensor(np.log(counts / counts.sum()))
+    found = load_file(logits_path(smoke_config("logit_adjusted")))
+    assert torch.allclose(found["balanced"].double(), expected, atol=1e-6)
+    hits = int((expected.argmax(1) == logits["labels"]).sum())
+    assert adjusted.results["evaluations"]["last"]["sets"]["balanced"]["hits"] == hits
+    assert adjusted.results["curve"] == softmax.results["curve"]
+    assert adjusted.provenance["adjusted"] == softmax.id
+    assert adjusted.config["tau"] == 1.0
+
+
+def test_half_of_the_prior_is_another_run(out):
+    whole = smoke_config("logit_adjusted")
+    half = dataclasses.replace(whole, tau=0.5)
+    assert half.id != whole.id
+    a, b = (run_or_load(c, "cpu").results["evaluations"]["last"]["sets"]["balanced"]["loss"] for c in (whole, half))
+    assert a != b
+
+
+def test_logit_adjustment_without_the_logits_says_where_they_should_be(out):
+    run_or_load(smoke_config("softmax"), "cpu")
+    logits_path(smoke_config("softmax")).unlink()
+    with pytest.raises(RecordError, match=r"needs the test logits of .*softmax.*Bring them.*or remove results/smoke"):
+        run_or_load(smoke_config("logit_adjusted"), "cpu")
+
+
+def test_logit_adjustment_of_a_diverged_run_is_diverged(out):
+    record = run_or_load(smoke_config("logit_adjusted", lr=1.0e30, epochs=2), "cpu")
+    assert record.status == "diverged"
+    assert "the softmax run diverged" in record.note
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name.endswith(DRW)])
+def test_deferred_weights_begin_at_their_epoch(out, name):
+    smoke = load_profile("smoke")
+    longer = dataclasses.replace(smoke, recipe=dataclasses.replace(smoke.recipe, epochs=4), drw=0.5)
+    plain = "softmax" if name in ("weighted_softmax_drw", "class_balanced_drw") else name.removesuffix(DRW)
+    a, b = (run_or_load(smoke_config(loss, profile=longer), "cpu").results["curve"] for loss in (plain, name))
+    assert [e["train_loss"] for e in a[:2]] == [e["train_loss"] for e in b[:2]]
+    assert a[2]["train_loss"] != b[2]["train_loss"]
+
+
+def test_a_run_from_scratch_needs_no_weights(out, monkeypatch):
+    monkeypatch.setattr(training, "find_weights", lambda name: pytest.fail("looked for weights"))
+    record = run_or_load(dataclasses.replace(smoke_config(), mode="scratch", pretraining=None), "cpu")
+    assert record.provenance["weights"] == {"origin": "fresh", "sha256": None}
+
+
+def test_the_weights_after_the_last_epoch_are_kept(out):
+    config = smoke_config(epochs=2)
+    run_or_load(config, "cpu")
+    weights = load_file(training.model_path(config))
+    model = Classifier(build_backbone(config.backbone, None), build_head("linear", 256, 100))
+    model.load_state_dict(weights)
+    data = load_dataset("digits")
+    index = make_splits(data, config.protocol, "longtailed").tests["balanced"]
+    batches = ImageBatches(data.test_images[index], data.test_labels[index], batch_size=256, resolution=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert torch.allclose(predict(model, batches), load_file(logits_path(config))["balanced"], atol=1e-4)
+
+
+def test_nothing_of_a_run_under_way_is_left_when_it_is_done(out):
+    config = smoke_config()
+    run_or_load(config, "cpu")
+    assert [p.suffix for p in training.live_path(config, "").parent.iterdir()] == [".lock"]
+
+
+def test_progress_is_said_every_20_s_and_written_every_second(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    said = []
+    progress = training.Progress(4, said.append, tmp_path / "run.json")
+    for step in range(1, 41):  # 10 steps an epoch, 1 s each
+        now[0] = float(step)
+        progress(step, 40, 2.5)
+    assert [line.split(",")[0] for line in said] == ["epoch 3/4"]
+    assert said[0] == "epoch 3/4, loss 2.500, 19 s left"
+    state = json.loads((tmp_path / "run.json").read_text())
+    assert (state["epoch"], state["epochs"], state["done"], state["seconds_left"]) == (4, 4, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("text", ["soon", "-1", "nan"])
+def test_impossible_minutes_between_checkpoints_are_refused(monkeypatch, text):
+    monkeypatch.setenv("CHECKPOINT_MINUTES", text)
+    with pytest.raises(ConfigError, match=f"CHECKPOINT_MINUTES = '{text}': expected a number of minutes"):
+        training.checkpoint_minutes()
