@@ -22,7 +22,7 @@ import nbformat
 import psutil
 
 from ltlib.backbones import backbone_title
-from ltlib.config import ROOT, Profile, atomic_path, build_dir, cache_dir, figures_dir, results_dir
+from ltlib.config import ROOT, Profile, atomic_path, build_dir, cache_dir, exclusive, figures_dir, results_dir
 from ltlib.launch import unique_runs
 from ltlib.records import record_path
 
@@ -107,13 +107,14 @@ def execute(page: Page, say: Callable[[str], None] = print) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     failed = folder / f"{page.name}.failed.ipynb"
     key = page.key()
-    with tempfile.TemporaryDirectory(prefix=f".{page.name}.{os.getpid()}.", suffix=".tmp", dir=folder) as temporary:
+    with (tempfile.TemporaryDirectory(prefix=f".{page.name}.{os.getpid()}.", suffix=".tmp", dir=folder) as temporary,
+          tempfile.TemporaryDirectory(prefix="ltlib-") as sockets):
         draft, figures = Path(temporary) / "notebook.ipynb", Path(temporary) / "figures"
         figures.mkdir()
         try:
             os.environ["LTLIB_FIGURES"] = str(figures)  # the kernel inherits it
             papermill.execute_notebook(page.source, draft, page.parameters, kernel_name="python3", cwd=str(NOTEBOOKS),
-                                       progress_bar=False, config=_kernel_config())
+                                       progress_bar=False, config=_kernel_config(sockets))
         except (DeadKernelError, RuntimeError) as error:
             raise NotebookFailed(f"{page.name}: the kernel died or did not start ({error}). Run again, with more memory free.") from None
         except PapermillExecutionError as error:
@@ -138,24 +139,24 @@ def execute(page: Page, say: Callable[[str], None] = print) -> None:
         failed.unlink(missing_ok=True)
 
 
-def _kernel_config():
-    """Talk to the kernel through files instead of TCP ports, which can collide, where their path is short enough."""
-    from jupyter_core.paths import jupyter_runtime_dir
+def _kernel_config(folder: str):
+    """Talk to the kernel through files in this folder instead of TCP ports, which can collide, where their path is short enough."""
     from traitlets.config import Config
 
-    longest = len(jupyter_runtime_dir()) + len("/kernel-00000000-0000-0000-0000-000000000000.json-ipc-5")
-    return Config({"KernelManager": {"transport": "ipc"}} if os.name == "posix" and longest < 100 else {})
+    ip = f"{folder}/kernel"
+    return Config({"KernelManager": {"transport": "ipc", "ip": ip}} if os.name == "posix" and len(ip) < 90 else {})
 
 
 def execute_stale(profile: Profile, say: Callable[[str], None] = print) -> None:
     """Execute every page that is not fresh, one at a time (parallel kernels collide). Raises NotebookFailed at the first."""
-    sweep(profile)
-    every = pages(profile)
-    todo = [page for page in every if page.state() != "fresh"]
-    say(f"{profile.name}: {len(every) - len(todo)} notebooks are up to date, {len(todo)} to run")
-    for number, page in enumerate(todo, 1):
-        say(f"[{number}/{len(todo)}] {page.name}")
-        execute(page, say)
+    with exclusive(build_dir(profile.name) / "notebooks", f"the notebooks of {profile.name} are being executed by another process", say):
+        sweep(profile)
+        every = pages(profile)
+        todo = [page for page in every if page.state() != "fresh"]
+        say(f"{profile.name}: {len(every) - len(todo)} notebooks are up to date, {len(todo)} to run")
+        for number, page in enumerate(todo, 1):
+            say(f"[{number}/{len(todo)}] {page.name}")
+            execute(page, say)
 
 
 def sweep(profile: Profile) -> None:
