@@ -99,7 +99,7 @@ lab: $(READY) ## open JupyterLab on the notebooks
 test: $(READY) ## lint, unit tests, the pipeline end to end in the smoke profile
 	"$(PY)" -m ruff check .
 	"$(PY)" -m nbstripout --verify notebooks/*.ipynb
-	"$(PY)" -m pytest
+	"$(PY)" -m pytest -n auto --dist loadfile
 
 lock: $(READY) ## compile requirements.lock and environment.yml from pyproject.toml (newest versions)
 	"$(PY)" -m ltlib.dependencies

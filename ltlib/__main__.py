@@ -24,8 +24,12 @@ say = functools.partial(print, flush=True)
 def status(profile: Profile) -> None:
     """Say what is done, under way, missing and stale."""
     states = {run: launch.run_state(run) for run in launch.unique_runs(profile)}
-    jobs = launch.slurm_jobs(profile)
-    queue = launch.slurm_states() if jobs else {}
+    jobs, queue = launch.slurm_jobs(profile), {}
+    if jobs:
+        try:
+            queue = launch.slurm_states()
+        except ConfigError as error:
+            say(f"SLURM's queue is not known here: {error}")
     for run, state in states.items():
         if state in ("missing", "interrupted") and jobs.get(run.id) in queue:
             states[run] = "queued"
@@ -110,6 +114,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"\n{type(error).__name__}: {error}\n{mend}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
+        print("stopped; the same command goes on from there", file=sys.stderr)
         return 130
     finally:
         if before is not None:

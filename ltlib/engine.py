@@ -300,6 +300,6 @@ def threads(count: int) -> Iterator[None]:
 @contextlib.contextmanager
 def reproducible(seed: int) -> Iterator[None]:
     """One CPU thread and the global random state from ``seed`` (dropout, stochastic depth, fresh layers); both put back."""
-    with torch.random.fork_rng(), threads(1):
+    with torch.random.fork_rng(range(torch.cuda.device_count())), threads(1):
         torch.manual_seed(seed)
         yield

@@ -102,9 +102,9 @@ def compute_runs(profile: Profile, jobs: int | None = None, device: str | None =
     say(f"{profile.name}: {len(runs) - len(missing)} of {len(runs)} runs are done, {len(missing)} to go")
     if not missing:
         return
+    prepare(profile, device, say)
     for folder in (results_dir(profile.name), build_dir(profile.name)):
         _require_writable(folder)
-    prepare(profile, device, say)
     if launcher == "slurm":
         _compute_on_slurm(profile, missing, say)
     else:
@@ -209,7 +209,6 @@ def _compute_here(profile: Profile, missing: list[RunConfig], jobs: int, device,
             done = display.done if display else 0
             say(f"\nstopping: {done} of {len(missing)} runs are done, those under way write a checkpoint ...")
             _stop_workers(pool)
-            say("stopped; the same command goes on from there")
             raise
         finally:
             if display:
@@ -250,6 +249,8 @@ def _start_worker(devices) -> None:
     """Take a device; end with the parent, also if it was killed; on Ctrl-C, write a checkpoint and end within seconds."""
     global _device
     _device = devices.get()
+    if _device.startswith("cuda"):
+        torch.cuda.set_device(_device)
 
     def stop(*_):
         engine.request_stop()
@@ -330,6 +331,9 @@ def slurm_states() -> dict[str, str]:
     return dict(line.split() for line in found.splitlines() if line.strip())
 
 
+LATE = 10  # seconds after the end of its task in which a record may still arrive here, over a network file system
+
+
 def _compute_on_slurm(profile: Profile, missing: list[RunConfig], say) -> None:
     queued, jobs = slurm_states(), slurm_jobs(profile)
     new = [run for run in missing if jobs.get(run.id) not in queued]
@@ -340,16 +344,19 @@ def _compute_on_slurm(profile: Profile, missing: list[RunConfig], say) -> None:
     numbers = sorted({jobs[run.id].split("_")[0] for run in missing})
     say(f"SLURM: {len(new)} runs submitted, {len(missing) - len(new)} were queued before (job {', '.join(numbers)}). Ctrl-C leaves them "
         f"to SLURM; `make status` follows them, `scancel {numbers[-1]}` stops them.")
-    display, failures = _Display(missing, min(len(missing), profile.slurm.concurrency), say), []
+    display, failures, gone = _Display(missing, min(len(missing), profile.slurm.concurrency), say), [], {}
     try:
         while display.missing:
             time.sleep(2)
             display.refresh()
-            queued = slurm_states()  # before the records: a task leaves the queue after it has written its own
+            try:
+                queued = slurm_states()
+            except ConfigError:  # a busy controller: the next time, perhaps
+                continue
             for run in list(display.missing):
                 if record := load_record(run):
                     display.finished(run, outcome_line(record))
-                elif jobs[run.id] not in queued:
+                elif jobs[run.id] not in queued and time.monotonic() - gone.setdefault(run.id, time.monotonic()) > LATE:
                     display.finished(run, "ended without a record")
                     failures.append(f"{run.describe()}: job {jobs[run.id]} {_last_words(profile, jobs[run.id])}")
     except KeyboardInterrupt:
@@ -392,7 +399,8 @@ def _last_words(profile: Profile, job: str) -> str:
 # ----------------------------------------------------------------------------------------- any scheduler
 
 
-PASSED_ON = ("LTLIB_DATA", "LTLIB_WEIGHTS", "LTLIB_OUT", "DEVICE", "CHECKPOINT_MINUTES", "HF_HOME", "PYTHONPATH")
+PASSED_ON = ("LTLIB_DATA", "LTLIB_WEIGHTS", "LTLIB_OUT", "DEVICE", "CHECKPOINT_MINUTES", "HF_HOME", "PYTHONPATH",
+             "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 
 def run_commands(profile: Profile) -> list[str]:

@@ -160,8 +160,12 @@ def features(config: RunConfig, device: torch.device, say: Callable[[str], None]
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
     folder = cache_dir() / "features" / f"{config.backbone}-{digest}"
-    extract = functools.cache(
-        lambda: build_backbone(config.backbone, weights, recipe.resolution).to(device, memory_format=torch.channels_last))
+
+    @functools.cache
+    def extract():
+        with torch.random.fork_rng(range(torch.cuda.device_count())):  # a model draws its weights before it loads others
+            return build_backbone(config.backbone, weights, recipe.resolution).to(device, memory_format=torch.channels_last)
+
     with exclusive(folder / "key.json", f"features of {config.backbone} are being computed by another process", say):
         if not (folder / "key.json").exists():
             with atomic_path(folder / "key.json") as partial:

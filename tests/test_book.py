@@ -35,7 +35,8 @@ def profile():
 
 
 def files(out):
-    return sorted(str(p.relative_to(out)) for top in ("build/smoke", "figures") for p in (out / top).rglob("*") if p.is_file())
+    return sorted(str(p.relative_to(out)) for top in ("build/smoke", "figures") for p in (out / top).rglob("*")
+                  if p.is_file() and p.suffix != ".lock")
 
 
 def test_a_notebook_is_executed_and_its_figures_moved_into_place(library, profile, out):

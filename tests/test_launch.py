@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import os
 import pty
@@ -120,13 +121,14 @@ def test_make_runs_list_prints_nothing_but_commands(out, capsys):
     assert all(line.startswith("env -C ") and f"LTLIB_OUT={out}" in line and "--losses focal" in line for line in lines)
 
 
-def test_a_folder_without_room_is_named_before_anything_is_computed(out, monkeypatch):
-    def full(**kwargs):
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_a_folder_without_room_or_rights_is_named_before_anything_is_computed(out, monkeypatch, code):
+    def refuse(**kwargs):
+        raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(launch.tempfile, "TemporaryFile", full)
-    with pytest.raises(ConfigError, match=r"results/smoke cannot be written \(No space left on device\): make room"):
-        compute_runs(tiny(), jobs=1, device="cpu", say=lambda line: pytest.fail(line) if "data" in line else None)
+    monkeypatch.setattr(launch.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(ConfigError, match=rf"results/smoke cannot be written \({os.strerror(code)}\): make room, or take"):
+        compute_runs(tiny(), jobs=1, device="cpu", say=lambda line: None)
 
 
 def test_another_launcher_is_refused(out):

@@ -61,6 +61,16 @@ def test_reweighting_equal_counts_is_computed_as_softmax(smoke, loss):
     assert computed_as(config_of(smoke, loss, "longtailed")) == config_of(smoke, loss, "longtailed")
 
 
+@pytest.mark.parametrize(("variant", "stands_for"), [
+    ("weighted_softmax_drw", "softmax"), ("class_balanced_drw", "softmax"), ("focal_drw", "focal"), ("ldam_drw", "ldam"),
+    ("logit_adjusted", "softmax")])
+def test_deferred_weights_and_adjustment_change_nothing_on_equal_counts(smoke, variant, stands_for):
+    longer = dataclasses.replace(smoke, recipe=dataclasses.replace(smoke.recipe, epochs=10))
+    for train_set in ("balanced", "longtailed"):
+        found = computed_as(longer.config("resnetv2_small32", variant, train_set, 0, "thesis"))
+        assert found.variant == (stands_for if train_set == "balanced" else variant)
+
+
 @pytest.mark.parametrize("loss", ["focal", "ldam", "softmax"])
 def test_other_losses_stand_for_themselves(smoke, loss):
     assert computed_as(config_of(smoke, loss, "balanced")) == config_of(smoke, loss, "balanced")

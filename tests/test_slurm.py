@@ -189,7 +189,7 @@ def test_a_requeued_task_goes_on_from_its_checkpoint_to_the_same_results(slurm, 
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     requeued = load_record(run)
-    assert requeued.provenance["starts"][1]["epoch"] >= 3
+    assert requeued.provenance["starts"][1]["epoch"] >= 1
     monkeypatch.setenv("LTLIB_OUT", str(tmp_path / "undisturbed"))
     compute_runs(profile, jobs=1, device="cpu", say=lambda line: None)
     assert load_record(run).results == requeued.results

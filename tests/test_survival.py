@@ -13,9 +13,9 @@ import pytest
 from safetensors.torch import save_file
 
 from ltlib.config import ROOT, load_profile, output_root
-from ltlib.launch import compute_runs, unique_runs
+from ltlib.launch import unique_runs
 from ltlib.records import load_record
-from ltlib.training import live_path, model_path
+from ltlib.training import live_path, model_path, run_or_load
 
 PROFILE = """
 title = "to be killed"
@@ -84,6 +84,14 @@ def start(profile, **environment):
                             env=os.environ | environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+def train(profile):
+    """A process that trains the one run of this profile."""
+    code = ("import sys; from ltlib.config import load_profile; from ltlib.training import run_or_load\n"
+            "run_or_load(*load_profile(sys.argv[1]).configs(), 'cpu')")
+    return subprocess.Popen([sys.executable, "-c", code, profile.path], cwd=ROOT, text=True, start_new_session=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
 def finish(process, timeout=300):
     said, _ = process.communicate(timeout=timeout)
     return process.returncode, said
@@ -101,7 +109,7 @@ def wait_until(condition, process, seconds=120):
 def test_killed_at_five_random_moments_it_ends_with_the_same_bytes(kind, make, monkeypatch, tmp_path):
     profile = make(kind)
     run, = unique_runs(profile)
-    compute_runs(profile, jobs=1, device="cpu", say=lambda line: None)
+    run_or_load(run, "cpu")
     undisturbed, undisturbed_weights = load_record(run), model_path(run).read_bytes()
     monkeypatch.setenv("LTLIB_OUT", str(tmp_path / "killed"))
     (tmp_path / "killed" / "build").mkdir(parents=True)
@@ -111,14 +119,14 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_bytes(kind, make, m
     moments = random.Random(seed)
     for _ in range(5):
         before = live_path(run, ".pt").stat().st_mtime_ns if live_path(run, ".pt").exists() else 0
-        process = start(profile)
+        process = train(profile)
         wait_until(lambda before=before: live_path(run, ".pt").exists() and live_path(run, ".pt").stat().st_mtime_ns != before, process)
         time.sleep(moments.uniform(0, 0.3))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()
         assert load_record(run) is None, f"it was over before it was killed (seed {seed})"
-    code, said = finish(start(profile))
+    code, said = finish(train(profile))
     assert code == 0, said
     record = load_record(run)
     assert len(record.provenance["starts"]) == 6, f"seed {seed}"

@@ -215,6 +215,13 @@ def test_probe_trains_heads_on_standardised_training_features(probe):
     assert predict(model, test).shape == (1000, 100)
 
 
+def test_a_probe_does_not_depend_on_whether_its_features_were_there(probe, out):
+    config = probe.config("mobilenetv2_035", "softmax", "longtailed", 0, "thesis")
+    first = run_or_load(config, "cpu")
+    record_path(config).unlink()
+    assert run_or_load(config, "cpu").results == first.results
+
+
 def test_probe_runs_end_in_records(probe, out):
     compute_runs(probe, jobs=1, device="cpu", say=lambda line: None)
     table = load_records(probe)
