@@ -11,11 +11,9 @@ import sys
 import threading
 
 from ltlib import bench, book, launch
-from ltlib.backbones import MissingWeights, check_name
+from ltlib.backbones import check_name
 from ltlib.config import ConfigError, Profile, figures_dir, load_profile, results_dir, with_slurm
-from ltlib.datasets import DataError
-from ltlib.records import RecordError
-from ltlib.training import pick_device, prepare, progress_line
+from ltlib.training import prepare, progress_line
 from ltlib.tune import tune
 
 say = functools.partial(print, flush=True)
@@ -87,14 +85,14 @@ def main(arguments: list[str] | None = None) -> int:
         jobs = jobs[0] if jobs else None
         match chosen.command:
             case "data":
-                prepare(profile, pick_device(), say)
+                prepare(profile, say)
             case "runs":
                 launch.compute_runs(profile, jobs, say=say, launcher=chosen.launcher)
             case "runs-list":
                 for command in launch.run_commands(profile):
                     say(command)
             case "tune":
-                tune(profile, jobs, say)
+                tune(profile, jobs, say, chosen.launcher)
             case "notebooks":
                 launch.compute_runs(profile, jobs, say=say, launcher=chosen.launcher)
                 book.execute_stale(profile, say)
@@ -106,12 +104,9 @@ def main(arguments: list[str] | None = None) -> int:
                 status(profile)
             case "bench":
                 bench.report(say)
-    except (ConfigError, DataError, MissingWeights, RecordError, launch.RunsFailed, book.NotebookFailed) as error:
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        mend = "A file could not be read or written: is there room, and are the folders yours?"
-        print(f"\n{type(error).__name__}: {error}\n{mend}", file=sys.stderr)
+    except (*launch.EXPECTED, launch.RunsFailed, book.NotebookFailed) as error:
+        mend = "\nA file could not be read or written: is there room, and are the folders yours?" if isinstance(error, OSError) else ""
+        print(f"\n{type(error).__name__}: {error}{mend}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("stopped; the same command goes on from there", file=sys.stderr)

@@ -19,10 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
-import psutil
 
 from ltlib.backbones import backbone_title
-from ltlib.config import ROOT, Profile, atomic_path, build_dir, cache_dir, exclusive, figures_dir, results_dir
+from ltlib.config import HOST, ROOT, Profile, atomic_path, build_dir, exclusive, figures_dir, sweep
 from ltlib.launch import unique_runs
 from ltlib.records import record_path
 
@@ -107,7 +106,7 @@ def execute(page: Page, say: Callable[[str], None] = print) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     failed = folder / f"{page.name}.failed.ipynb"
     key = page.key()
-    with (tempfile.TemporaryDirectory(prefix=f".{page.name}.{os.getpid()}.", suffix=".tmp", dir=folder) as temporary,
+    with (tempfile.TemporaryDirectory(prefix=f".{page.name}.{HOST}.{os.getpid()}.", suffix=".tmp", dir=folder) as temporary,
           tempfile.TemporaryDirectory(prefix="ltlib-") as sockets):
         draft, figures = Path(temporary) / "notebook.ipynb", Path(temporary) / "figures"
         figures.mkdir()
@@ -150,21 +149,13 @@ def _kernel_config(folder: str):
 def execute_stale(profile: Profile, say: Callable[[str], None] = print) -> None:
     """Execute every page that is not fresh, one at a time (parallel kernels collide). Raises NotebookFailed at the first."""
     with exclusive(build_dir(profile.name) / "notebooks", f"the notebooks of {profile.name} are being executed by another process", say):
-        sweep(profile)
+        sweep(profile.name)
         every = pages(profile)
         todo = [page for page in every if page.state() != "fresh"]
         say(f"{profile.name}: {len(every) - len(todo)} notebooks are up to date, {len(todo)} to run")
         for number, page in enumerate(todo, 1):
             say(f"[{number}/{len(todo)}] {page.name}")
             execute(page, say)
-
-
-def sweep(profile: Profile) -> None:
-    """Remove the temporary files and folders of processes of this machine that were killed."""
-    for top in (build_dir(profile.name), results_dir(profile.name), figures_dir(profile.name), cache_dir()):
-        for left in top.rglob(".*.tmp*"):
-            if (pid := re.search(r"\.(\d+)\.", left.name)) and not psutil.pid_exists(int(pid[1])):
-                shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 INDEX = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">

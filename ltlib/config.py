@@ -15,6 +15,8 @@ import json
 import math
 import os
 import re
+import shutil
+import socket
 import threading
 import tomllib
 import types
@@ -22,6 +24,7 @@ import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from filelock import FileLock, Timeout
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,6 +84,18 @@ def cache_dir() -> Path:
     return output_root() / "build" / "cache"
 
 
+HOST = socket.gethostname().replace(".", "-")  # several machines may share the folders
+
+
+def sweep(profile: str) -> None:
+    """Remove the temporary files and folders that processes of this machine left when they were killed."""
+    for top in (build_dir(profile), results_dir(profile), figures_dir(profile), cache_dir()):
+        for left in top.rglob(f".*.{HOST}.*.tmp*"):
+            pid = re.search(rf"\.{re.escape(HOST)}\.(\d+)\.", left.name)
+            if pid and not psutil.pid_exists(int(pid[1])):
+                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def atomic_path(path: Path, durable: bool = True):
     """Yield a temporary path beside ``path``; it becomes ``path`` only if the block ends without an error.
@@ -90,7 +105,7 @@ def atomic_path(path: Path, durable: bool = True):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp{path.suffix}")
+    partial = path.with_name(f".{path.name}.{HOST}.{os.getpid()}.{threading.get_ident()}.tmp{path.suffix}")
     try:
         yield partial
         if durable:
@@ -233,6 +248,7 @@ class Recipe:
         _require(0 <= self.momentum < 1, "momentum", self.momentum, "0 <= momentum < 1")
         _require(0 < self.decay <= 1, "decay", self.decay, "0 < decay <= 1")
         _require(0 < self.layer_decay <= 1, "layer_decay", self.layer_decay, "0 < layer_decay <= 1")
+        _require(self.layer_decay == 1 or not self.decay_all, "layer_decay", self.layer_decay, "1 with decay_all = true")
         _require(0 <= self.clip_grad < math.inf, "clip_grad", self.clip_grad, "a norm above 0, or 0 for none")
         _require(0 <= self.ema < 1, "ema", self.ema, "0 <= ema < 1")
         _require(0 <= self.rand_augment <= 30, "rand_augment", self.rand_augment, "0 to 30")
@@ -486,9 +502,11 @@ def load_profile(name: str, backbones=(), losses=(), seeds=(), protocols=(), tra
     for key in profile.loss_options.get("logit_adjusted", {}):
         _require_one_of(f"{path.name}: loss_options.logit_adjusted", key, ("tau",))
     _require(0 <= profile.drw < 1, f"{path.name}: drw", profile.drw, "a fraction of the epochs, 0 <= drw < 1")
+    kinds = typing.get_type_hints(Recipe)
     for key, values in profile.tune.items():
-        _require_one_of(f"{path.name}: tune", key, [f.name for f in dataclasses.fields(Recipe)])
+        _require_one_of(f"{path.name}: tune", key, kinds)
         _require(isinstance(values, list) and values, f"{path.name}: tune.{key}", values, "a list of values to try")
+        profile.tune[key] = [_convert(value, kinds[key], f"{path.name}: tune.{key}[{i}]") for i, value in enumerate(values)]
     for backbone, override in profile.recipe_by_backbone.items():
         where = f"{path.name}: recipe_by_backbone.{backbone}"
         _require_one_of(f"{path.name}: recipe_by_backbone", backbone, {*own_backbones, *profile.backbones})
@@ -501,17 +519,19 @@ def load_profile(name: str, backbones=(), losses=(), seeds=(), protocols=(), tra
 
 def with_slurm(profile: Profile, text: str) -> Profile:
     """The profile with other wishes for SLURM: "partition=gpu minutes=600". Raises ConfigError for unknown or wrong ones."""
-    table = {}
+    table, kinds = {}, typing.get_type_hints(Slurm)
     for word in text.split():
         key, equals, value = word.partition("=")
         _require(bool(equals), "SLURM", text, 'words like partition=gpu or minutes=600')
-        table[key] = int(value) if value.isdecimal() else value
+        table[key] = int(value) if kinds.get(key) is int and value.isdecimal() else value
     return dataclasses.replace(profile, slurm=_from_table(Slurm, dataclasses.asdict(profile.slurm) | table, "SLURM"))
 
 
 def _find_protocol(own: dict[str, dict], name) -> dict:
     base, _, factor = str(name).rpartition("_if")
     if name not in own and base in own and re.fullmatch(r"\d+(\.\d+)?", factor):
+        if own[base].get("imbalance_factor", Protocol.imbalance_factor) == float(factor):
+            return own[base]
         return own[base] | {"name": name, "imbalance_factor": float(factor)}
     _require_one_of("protocol", name, own)
     return own[name]

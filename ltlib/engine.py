@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import pickle
+import os
+import textwrap
+import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,13 +39,24 @@ class Stopped(RuntimeError):
     """The run was asked to stop; its checkpoint is written."""
 
 
+class CheckpointError(RuntimeError):
+    """A whole checkpoint of this very run that does not fit its model or optimizer."""
+
+
 _stop_requested = False
+_saving = threading.Lock()
 
 
 def request_stop() -> None:
     """Ask the runs of this process to write a checkpoint after the step under way and to raise Stopped."""
     global _stop_requested
     _stop_requested = True
+
+
+def wait_for_save(seconds: float) -> None:
+    """Wait until no checkpoint is being written by this process, at most so long."""
+    if _saving.acquire(timeout=seconds):
+        _saving.release()
 
 
 # ------------------------------------------------------------------------------------------ checkpoints
@@ -56,7 +70,7 @@ def _say_nothing(line: str) -> None:
 class Checkpoints:
     """The file that a run goes on from: written after every epoch and every ``minutes``, atomically.
 
-    key             what must be the same for the state to be of use (JSON values: config, data, device, torch)
+    key             what must be the same for the state to be of use (JSON values: config, data, device, libraries)
     starts          who computed from which epoch on: ``start`` for this process, after those of the stored state
     seconds_before  what went into the stored state
     """
@@ -84,7 +98,7 @@ class Checkpoints:
     def save(self, state: dict) -> None:
         """Write the state. A checkpoint is an insurance: if it cannot be written, the run says so and goes on."""
         try:
-            with atomic_path(self.path) as partial:
+            with _saving, atomic_path(self.path) as partial:
                 torch.save({"schema": CHECKPOINT_SCHEMA, "key": self.key, "starts": self.starts, "state": state,
                             "seconds": self.seconds}, partial)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
@@ -93,26 +107,51 @@ class Checkpoints:
                      f"Is there room, and is {self.path.parent} yours?")
         self._written = time.monotonic()
 
-    def load(self, device) -> dict | None:
-        """The stored state, or None where there is none that fits; says why a file that is there cannot be used."""
+    def load(self) -> dict | None:
+        """The stored state, on the CPU, or None where there is none that fits.
+
+        A file that cannot be used is named and put aside, ``set_aside``: what was computed is not lost to whoever goes back to the
+        libraries or data that it belongs to. Raises OSError where the file is there and cannot be read.
+        """
         if not self.path.exists():
             return None
         try:
-            stored = torch.load(self.path, map_location=device, weights_only=True)
+            with zipfile.ZipFile(self.path) as parts:  # torch.load does not look at the checksums
+                if parts.testzip() is not None:
+                    raise ValueError("wrong checksum")
+            stored = torch.load(self.path, map_location="cpu", weights_only=True)
             schema, key, state = stored["schema"], stored["key"], stored["state"]
             starts, seconds = [*stored["starts"], self.start | {"epoch": state["epoch"], "step": state["step"]}], stored["seconds"]
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+        except OSError:
+            raise
+        except Exception as error:  # a damaged file can fail anywhere in the parsers
             first = (str(error).splitlines() or [type(error).__name__])[0]
-            return self._useless(f"is damaged or not one of ours ({first[:60]})")
+            return self._put_aside(f"is damaged or not one of ours ({first[:60]})")
         if schema != CHECKPOINT_SCHEMA:
-            return self._useless(f"has schema {schema}, expected {CHECKPOINT_SCHEMA}")
+            return self._put_aside(f"has schema {schema}, expected {CHECKPOINT_SCHEMA}")
         if other := [name for name in self.key if key.get(name) != self.key[name]]:
-            return self._useless(f"was written with another {', '.join(other)}")
+            changes = "; ".join(f"{name}: {_short(key.get(name))}, now {_short(self.key[name])}" for name in other)
+            return self._put_aside(f"was written with another {', '.join(other)} ({changes})")
         self.starts, self.seconds_before = starts, seconds
         return state
 
-    def _useless(self, fault: str) -> None:
-        self.say(f"the checkpoint {self.path} {fault}: the run starts from its beginning")
+    @property
+    def set_aside(self) -> Path:
+        """Where a checkpoint goes that cannot be used."""
+        return self.path.with_name(f"{self.path.name}.unused")
+
+    def _put_aside(self, fault: str) -> None:
+        os.replace(self.path, self.set_aside)
+        self.say(f"the checkpoint {self.path} {fault}: the run starts from its beginning; the file is kept as {self.set_aside.name}")
+
+    def remove(self) -> None:
+        """The run is done: nothing goes on from here."""
+        for path in (self.path, self.set_aside):
+            path.unlink(missing_ok=True)
+
+
+def _short(value) -> str:
+    return value if isinstance(value, str) and len(value) <= 30 else "..."
 
 
 # ---------------------------------------------------------------------------------------------- the loop
@@ -156,11 +195,13 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 
 def predict(model: nn.Module, batches: FeatureBatches, precision: str = "float32") -> Tensor:
-    """Outputs of the model for all rows in order, in eval mode: (N, ...) float32 on the CPU."""
+    """Outputs of the model for all rows in order, in eval mode: (N, ...) float32 on the CPU. Stopped after ``request_stop``."""
     model.eval()
     outputs = []
     with torch.inference_mode():
         for x in batches.in_order():
+            if _stop_requested:
+                raise Stopped("stopped while predicting")
             with _autocast(batches.labels.device, precision):
                 outputs.append(model(x).float())
         return torch.cat(outputs).cpu()
@@ -192,8 +233,15 @@ def fit(model: nn.Module, loss: Loss, batches: FeatureBatches, recipe: Recipe, s
     forward = torch.compile(model, dynamic=False) if recipe.compile else model
     run = _RunState(model, optimizer, scheduler, ema, device)
     generator = None
-    if checkpoints and (stored := checkpoints.load(device)):
-        generator = run.restore(stored)
+    if checkpoints and (stored := checkpoints.load()):
+        try:
+            generator = run.restore(stored)
+        except (RuntimeError, KeyError, ValueError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            raise CheckpointError(
+                f"{checkpoints.path} does not fit this version of the code ({textwrap.shorten(str(error), 200)}). Go on with the version "
+                "that wrote it, or remove the file to start the run from its beginning.") from None
 
     def save():
         if checkpoints:
@@ -234,7 +282,11 @@ def fit(model: nn.Module, loss: Loss, batches: FeatureBatches, recipe: Recipe, s
             raise Diverged(f"the training loss of epoch {epoch + 1} of {recipe.epochs} is {mean}")
         entry = {"epoch": epoch + 1, "lr": run.lr, "train_loss": mean}
         if validate is not None:
-            entry |= validate(evaluated)
+            try:
+                entry |= validate(evaluated)
+            except Stopped:  # the epoch's steps are done: what is left of it is this validation
+                save()
+                raise
             if not math.isfinite(entry["val_loss"]):
                 raise Diverged(f"the validation loss of epoch {epoch + 1} of {recipe.epochs} is {entry['val_loss']}")
             if run.picked is None or entry["val_acc"] > run.curve[run.picked["epoch"] - 1]["val_acc"]:
@@ -276,6 +328,7 @@ class _RunState:
         for name, part in stored.pop("parts").items():
             self.parts[name].load_state_dict(part)
         vars(self).update(stored)
+        self.total = self.total.to(self.device)
         torch.set_rng_state(random["cpu"].cpu())
         if "cuda" in random:
             torch.cuda.set_rng_state(random["cuda"].cpu(), self.device)

@@ -19,17 +19,20 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from ltlib import engine
-from ltlib.backbones import is_small
-from ltlib.config import ROOT, Busy, ConfigError, Profile, RunConfig, atomic_path, build_dir, exclusive, results_dir
-from ltlib.engine import Diverged
-from ltlib.records import RecordError, computed_as, load_record
+from ltlib.backbones import MissingWeights, is_small
+from ltlib.config import ROOT, Busy, ConfigError, Profile, RunConfig, atomic_path, build_dir, exclusive, results_dir, sweep
+from ltlib.datasets import DataError
+from ltlib.engine import CheckpointError, Diverged, Stopped
+from ltlib.records import RecordError, computed_as, load_record, look_again
 from ltlib.training import (
+    PROGRESS,
     cpu_count,
     duration,
     features,
@@ -46,13 +49,13 @@ class RunsFailed(RuntimeError):
     """Some runs ended with an error; the others are finished and kept."""
 
 
+# what a run can end with that its message explains: no traceback
+EXPECTED = (ConfigError, DataError, MissingWeights, RecordError, CheckpointError, OSError)
+
+
 def unique_runs(profile: Profile) -> list[RunConfig]:
     """The runs to compute: those of the profile, each one that equals softmax replaced by it, every one once."""
     return list({run.id: run for run in map(computed_as, profile.configs())}.values())
-
-
-def missing_runs(profile: Profile) -> list[RunConfig]:
-    return [run for run in unique_runs(profile) if load_record(run) is None]
 
 
 def run_state(config: RunConfig) -> str:
@@ -69,27 +72,31 @@ def run_state(config: RunConfig) -> str:
                 pass
         except Busy:
             return "running"
+        except OSError:  # a folder of someone else: whether a process is at it cannot be seen
+            pass
     return "interrupted" if live_path(config, ".pt").exists() else "missing"
 
 
 def run_progress(config: RunConfig) -> dict | None:
     """What a run under way has last written of itself (see :class:`ltlib.training.Progress`), or None."""
     try:
-        return json.loads(live_path(config, ".json").read_text())
-    except (OSError, ValueError):
+        state = json.loads(live_path(config, ".json").read_text())
+        return {key: kind(state[key]) for key, kind in PROGRESS.items()}
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def default_jobs(device) -> int:
-    """One process per core on a CPU (a run uses one thread), one per GPU."""
-    return cpu_count() if device.type == "cpu" else torch.cuda.device_count()
+    """One process per core on a CPU (a run uses one thread), one per GPU; one on a GPU that was named (DEVICE=cuda:1)."""
+    return cpu_count() if device.type == "cpu" else torch.cuda.device_count() if device.index is None else 1
 
 
 def compute_runs(profile: Profile, jobs: int | None = None, device: str | None = None, say: Callable[[str], None] = print,
-                 launcher: str = "local") -> None:
+                 launcher: str = "local", runs: list[RunConfig] | None = None) -> None:
     """Compute the missing runs of a profile; finished ones are kept and never repeated, begun ones go on from their checkpoint.
 
     launcher "local": ``jobs`` processes, by default one per core or GPU; "slurm": one array job, as ``profile.slurm`` says.
+    runs: instead of those that the profile unfolds into, others of its name, data and backbones.
     A run that fails does not stop the others. Raises RunsFailed at the end, with the reasons; ConfigError, DataError or
     MissingWeights before the first run starts.
     """
@@ -97,14 +104,17 @@ def compute_runs(profile: Profile, jobs: int | None = None, device: str | None =
         raise ConfigError(f"JOBS = {jobs}: expected at least 1")
     if launcher not in ("local", "slurm"):
         raise ConfigError(f"LAUNCHER = {launcher!r}: expected local or slurm")
-    device = pick_device(device)
-    runs, missing = unique_runs(profile), missing_runs(profile)
+    if launcher == "local":
+        device = pick_device(device)
+    runs = unique_runs(profile) if runs is None else runs
+    missing = [run for run in runs if load_record(run) is None]
     say(f"{profile.name}: {len(runs) - len(missing)} of {len(runs)} runs are done, {len(missing)} to go")
     if not missing:
         return
-    prepare(profile, device, say)
+    prepare(profile, say, runs)
     for folder in (results_dir(profile.name), build_dir(profile.name)):
         _require_writable(folder)
+    sweep(profile.name)
     if launcher == "slurm":
         _compute_on_slurm(profile, missing, say)
     else:
@@ -189,14 +199,15 @@ def _compute_here(profile: Profile, missing: list[RunConfig], jobs: int, device,
             display = _Display(missing, jobs, say)
             todo, wait_for_others = missing, False
             while todo:
-                busy = []  # another process is at these: first those that are free
+                busy = []  # other processes are at these: first those that are free
                 for run, outcome in _outcomes(pool, {pool.submit(_run, run, wait_for_others): run for run in todo}, display.refresh):
                     if isinstance(outcome, Busy):
                         busy.append(run)
                     elif isinstance(outcome, Exception):
                         failures.append(f"{run.describe()}: {type(outcome).__name__}: {outcome}")
                         display.finished(run, "failed")
-                        traceback.print_exception(outcome)
+                        if not isinstance(outcome, EXPECTED):
+                            traceback.print_exception(outcome)
                     else:
                         display.finished(run, outcome)
                 if busy:
@@ -230,7 +241,8 @@ def _outcomes(pool, futures: dict, refresh: Callable[[], None] = lambda: None):
             yield futures[future], error if error is not None else future.result()
 
 
-GRACE = 8  # seconds that a run may take for the step under way and its checkpoint, after Ctrl-C
+GRACE = 8  # seconds that a run may take for the step under way, after Ctrl-C
+SAVING = 60  # and then for its checkpoint
 
 
 def _stop_workers(pool) -> None:
@@ -239,7 +251,7 @@ def _stop_workers(pool) -> None:
         worker.terminate()
     pool.shutdown(wait=False, cancel_futures=True)
     for worker in workers:
-        worker.join(GRACE + 2)
+        worker.join(GRACE + SAVING + 2)
 
 
 _device = ""
@@ -249,12 +261,16 @@ def _start_worker(devices) -> None:
     """Take a device; end with the parent, also if it was killed; on Ctrl-C, write a checkpoint and end within seconds."""
     global _device
     _device = devices.get()
-    if _device.startswith("cuda"):
+    if torch.device(_device).index is not None:  # "cuda" alone is the first one
         torch.cuda.set_device(_device)
+
+    def end():
+        engine.wait_for_save(SAVING)
+        os._exit(130)
 
     def stop(*_):
         engine.request_stop()
-        timer = threading.Timer(GRACE, os._exit, (130,))
+        timer = threading.Timer(GRACE, end)
         timer.daemon = True
         timer.start()
 
@@ -291,12 +307,20 @@ def outcome_line(record) -> str:
 # ------------------------------------------------------------------------------------------------- SLURM
 
 
+@dataclass(frozen=True)
 class SlurmTask:
-    """One run as a SLURM task. Preempted, out of time or requeued, it goes on from its checkpoint."""
+    """One run as a SLURM task, on a GPU where GPUs were asked for. Preempted, out of time or requeued, it goes on from its checkpoint."""
+
+    gpus: int
 
     def __call__(self, config: RunConfig) -> str:
-        signal.signal(signal.SIGTERM, lambda *_: engine.request_stop())  # comes some seconds before SIGKILL
-        return outcome_line(run_or_load(config, None, _say))
+        signal.signal(signal.SIGTERM, lambda *_: engine.request_stop())  # comes some seconds, or minutes, before SIGKILL
+        device = os.environ.get("DEVICE", "auto")
+        try:
+            return outcome_line(run_or_load(config, "cuda" if self.gpus and device == "auto" else device, _say))
+        except Stopped:  # SLURM does not requeue a preempted task that has ended by itself
+            time.sleep(PREEMPTED)
+            raise
 
     def checkpoint(self, config: RunConfig):
         """submitit calls this when SLURM announces the end of the task, and queues what it returns."""
@@ -310,11 +334,15 @@ def _jobs_path(profile: Profile) -> Path:
 
 
 def slurm_jobs(profile: Profile) -> dict[str, str]:
-    """SLURM's job of each run that was ever submitted: run id -> "<job>_<task>"."""
+    """SLURM's job of each run that was ever submitted: run id -> "<job>_<task>". Raises ConfigError if the file that says so is damaged."""
+    path = _jobs_path(profile)
     try:
-        return json.loads(_jobs_path(profile).read_text())
+        return {str(run): str(job) for run, job in json.loads(path.read_text()).items()}
     except FileNotFoundError:
         return {}
+    except (ValueError, AttributeError) as error:
+        raise ConfigError(f"{path}: expected the SLURM job of each run, and it cannot be read ({error}). Look with squeue whether jobs "
+                          "are still queued, scancel them, and remove the file.") from None
 
 
 def slurm_states() -> dict[str, str]:
@@ -331,32 +359,41 @@ def slurm_states() -> dict[str, str]:
     return dict(line.split() for line in found.splitlines() if line.strip())
 
 
-LATE = 10  # seconds after the end of its task in which a record may still arrive here, over a network file system
+PREEMPTED = 600  # seconds from a task's checkpoint, within which SLURM ends it
+LATE = 20  # seconds after the end of its task in which a record may still arrive here, over a network file system
 
 
 def _compute_on_slurm(profile: Profile, missing: list[RunConfig], say) -> None:
-    queued, jobs = slurm_states(), slurm_jobs(profile)
-    new = [run for run in missing if jobs.get(run.id) not in queued]
-    if new:
-        jobs |= _submit(profile, new)
-        with atomic_path(_jobs_path(profile)) as partial:
-            partial.write_text(json.dumps(jobs, indent=1))
+    with exclusive(_jobs_path(profile), f"another process submits runs of {profile.name}", say):
+        queued, jobs = slurm_states(), slurm_jobs(profile)
+        new = [run for run in missing if jobs.get(run.id) not in queued]
+        if new:
+            jobs |= _submit(profile, new)
+            with atomic_path(_jobs_path(profile)) as partial:
+                partial.write_text(json.dumps(jobs, indent=1))
     numbers = sorted({jobs[run.id].split("_")[0] for run in missing})
     say(f"SLURM: {len(new)} runs submitted, {len(missing) - len(new)} were queued before (job {', '.join(numbers)}). Ctrl-C leaves them "
         f"to SLURM; `make status` follows them, `scancel {numbers[-1]}` stops them.")
-    display, failures, gone = _Display(missing, min(len(missing), profile.slurm.concurrency), say), [], {}
+    display, failures, gone, silent = _Display(missing, min(len(missing), profile.slurm.concurrency), say), [], {}, False
     try:
         while display.missing:
             time.sleep(2)
             display.refresh()
-            try:
-                queued = slurm_states()
-            except ConfigError:  # a busy controller: the next time, perhaps
-                continue
+            look_again(profile.name)
             for run in list(display.missing):
                 if record := load_record(run):
                     display.finished(run, outcome_line(record))
-                elif jobs[run.id] not in queued and time.monotonic() - gone.setdefault(run.id, time.monotonic()) > LATE:
+            try:
+                queued, silent = slurm_states(), False
+            except ConfigError as error:  # a busy controller: the next time, perhaps
+                if not silent:
+                    say(f"{error}; asking again every few seconds")
+                silent = True
+                continue
+            now = time.monotonic()
+            gone = {run.id: gone.get(run.id, now) for run in display.missing if jobs[run.id] not in queued}
+            for run in list(display.missing):
+                if now - gone.get(run.id, now) > LATE:
                     display.finished(run, "ended without a record")
                     failures.append(f"{run.describe()}: job {jobs[run.id]} {_last_words(profile, jobs[run.id])}")
     except KeyboardInterrupt:
@@ -382,7 +419,7 @@ def _submit(profile: Profile, runs: list[RunConfig]) -> dict[str, str]:
     options |= {"mem_gb": wanted.memory_gb} if wanted.memory_gb else {}
     executor.update_parameters(**options)
     try:
-        jobs = executor.map_array(SlurmTask(), runs)
+        jobs = executor.map_array(SlurmTask(wanted.gpus), runs)
     except submitit.core.utils.FailedJobError as error:
         raise ConfigError(f"SLURM refused the job: {error}. Say what the cluster wants by [slurm] in the profile or by "
                           'SLURM="partition=... minutes=... gpus=..."') from None
@@ -407,7 +444,9 @@ def run_commands(profile: Profile) -> list[str]:
     """A shell command for each missing run, which computes it and nothing else, from any folder."""
     settings = [f"{name}={os.environ[name]}" for name in PASSED_ON if os.environ.get(name)]
     commands = []
-    for run in missing_runs(profile):
+    for run in unique_runs(profile):
+        if load_record(run) is not None:
+            continue
         words = ["env", "-C", str(ROOT), *settings, sys.executable, "-m", "ltlib", "runs", "--profile", profile.path, "--jobs", "1",
                  "--backbones", run.backbone, "--protocols", run.protocol.name, "--train-sets", run.train_set, "--losses", run.variant,
                  "--seeds", str(run.seed)]

@@ -148,7 +148,8 @@ class WeightedSoftmax(Loss):
 class Focal(Loss):
     """(1 - p_y)^gamma ce; d/dz = [(1 - p_y)^gamma + gamma p_y (1 - p_y)^(gamma - 1) ce] (p - Y); mean.
 
-    gamma >= 0; 0 is softmax. The factor is not detached: it is part of the gradient.
+    gamma >= 0; 0 is softmax. The factor is not detached: it is part of the gradient. With weights (DRW's) each loss is w_y
+    times this, reduced as sum / sum(w_y).
     Source: Lin et al. 2017, Focal Loss for Dense Object Detection.
     """
 
@@ -158,11 +159,14 @@ class Focal(Loss):
         self.gamma = gamma
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor, reduction: str) -> Tensor:
-        ce = super()._cross_entropy(logits, labels, "none")
+        ce = F.cross_entropy(logits, labels, reduction="none", ignore_index=_NO_LABEL)
         # 1 - p without cancellation; the clamp gives the limit gradient 0 at p = 1, where 0^(gamma - 1) is infinite
         one_minus_p = (-torch.expm1(-ce)).clamp_min(torch.finfo(ce.dtype).tiny)
         losses = one_minus_p**self.gamma * ce
-        return losses.mean() if reduction == "mean" else losses
+        if self.weights is None:
+            return losses.mean() if reduction == "mean" else losses
+        weights = self.weights.to(logits)[labels]
+        return (weights * losses).sum() / weights.sum() if reduction == "mean" else weights * losses
 
 
 class ClassBalanced(Loss):

@@ -7,9 +7,11 @@ machine) and ``provenance`` (data and weights checksums, code, libraries, device
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
+import os
 import platform
 import subprocess
 from dataclasses import dataclass
@@ -88,6 +90,12 @@ def load_record(config: RunConfig) -> Record | None:
         if not good:
             raise RecordError(f"{path}: {fault}. Remove the file to run it again.")
     return record
+
+
+def look_again(profile: str) -> None:
+    """Make a network file system forget that a record was not there: its folder is read anew."""
+    with contextlib.suppress(FileNotFoundError):
+        os.listdir(results_dir(profile))
 
 
 def check_origin(record: Record, config: RunConfig, data: dict, weights_sha256: str | None) -> None:

@@ -230,23 +230,28 @@ def appendix_grid(profile: Profile, records: pd.DataFrame, train_set: str) -> Gr
     return grid
 
 
-PUBLISHED_METHODS = {"softmax": ("CE", "Softmax"), "ldam_drw": ("LDAM-DRW",), "balanced_softmax": ("Balanced Softmax (end to end)",)}
+# LIFT trains with the logit-adjusted loss, which is balanced softmax
+PUBLISHED_METHODS = {"softmax": ("CE", "Softmax"), "ldam_drw": ("LDAM-DRW",), "balanced_softmax": ("Balanced Softmax (end to end)", "LIFT")}
 PUBLISHED_BACKBONES = {"resnet32": "ResNet-32", "vit_base_patch16_224": "ViT-B/16", "resnetv2_50": "ResNet-50x1 v2 (BiT-M)",
                        "convnext_base": "ConvNeXt-B", "mobilenetv2_100": "MobileNetV2"}
 
 
 def is_comparable(profile: Profile, protocol: Protocol) -> bool:
     """Whether published results on CIFAR-100(-LT) may stand beside this profile's: models trained whole, the standard sets."""
-    return profile.dataset == "cifar100" and profile.mode != "probe" and (protocol.max_count, protocol.test_per_class) == (500, 100)
+    sizes = (protocol.max_count, protocol.balanced_count, protocol.test_per_class)
+    return profile.dataset == "cifar100" and profile.mode != "probe" and sizes == (500, 500, 100)
 
 
 def published_grid(profile: Profile, records: pd.DataFrame, protocol: Protocol, train_set: str) -> tuple[Grid, list[str]]:
-    """Balanced-test accuracy in percent, ours beside published ones (``data/reference/literature_*.csv``), and notes on their sources."""
+    """Balanced-test accuracy in percent, ours beside published ones (``data/reference/literature_*.csv``), and notes on their sources.
+
+    Fine-tuned backbones of which nothing is published at this imbalance factor get a note of what is, with other backbones.
+    """
     grid, ours, notes, published = Grid(profile), summarise(records), [], {}
     for eval_set, title in (("balanced", "All"), ("balanced_head", "Many"), ("balanced_middle", "Medium"), ("balanced_tail", "Few")):
         grid.add_summary(ours, protocol.name, train_set, eval_set, ("Ours", title))
     longtailed = train_set == "longtailed"
-    table = pd.read_csv(ROOT / "data" / "reference" / f"literature_cifar100{'lt' if longtailed else ''}.csv").fillna("")
+    table = pd.read_csv(ROOT / "data" / "reference" / f"literature_cifar100{'lt' if longtailed else ''}.csv").astype(object).fillna("")
     for backbone, loss in grid.index:
         rows = table[table["backbone"] == PUBLISHED_BACKBONES.get(backbone, "")]
         if longtailed:
@@ -259,10 +264,21 @@ def published_grid(profile: Profile, records: pd.DataFrame, protocol: Protocol, 
             if here:
                 published.setdefault((backbone, loss), []).append(accuracy)
             where = f"{LOSS_TITLES[loss]} {accuracy}" + ("" if here else f" at IF {row['imbalance_factor']}")
-            details = "; ".join(filter(None, (row["source"], row["note"], "" if row["verified"] == "yes" else "not verified")))
-            notes.append(f"Published, {backbone_title(backbone)}, {where}: {details}.")
+            notes.append(f"Published, {backbone_title(backbone)}, {where}: {_source(row)}.")
+    unknown = [backbone for backbone in profile.backbones if backbone not in {known for known, _ in published}]
+    if longtailed and profile.mode == "finetune" and unknown:
+        rows = table[(table["pretraining"] != "none") & (table["imbalance_factor"] == protocol.imbalance_factor)]
+        others = [f"{row['method']}, {row['backbone']}, {row['top1']:g}: {_source(row)}" for _, row in rows.iterrows()]
+        names = ", ".join(map(backbone_title, unknown))
+        notes.append(f"Nothing published is known of {names} fine-tuned at IF {protocol.imbalance_factor:g}"
+                     + (f"; of others, {'. '.join(others)}." if others else "."))
     grid.add(("Published", "All"), {}, {key: ", ".join(values) for key, values in published.items()}, bold=False)
     return grid, notes
+
+
+def _source(row: pd.Series) -> str:
+    pretraining = "" if row["pretraining"] == "none" else row["pretraining"]
+    return "; ".join(filter(None, (pretraining, row["source"], row["note"], "" if row["verified"] == "yes" else "not verified")))
 
 
 def missing_runs(profile: Profile) -> list[str]:

@@ -8,6 +8,7 @@ record, digit for digit.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import timm
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,7 +35,7 @@ from ltlib.engine import Checkpoints, Diverged, fit, predict, reproducible, thre
 from ltlib.longtail import make_splits, train_counts
 from ltlib.losses import Loss, build_loss, class_balanced_weights
 from ltlib.metrics import balanced_accuracy, class_hits, evaluate
-from ltlib.records import Record, RecordError, check_origin, computed_as, environment, load_record, logits_path, save_record
+from ltlib.records import Record, RecordError, check_origin, computed_as, environment, load_record, logits_path, look_again, save_record
 
 DRW_BETA = 0.9999
 
@@ -74,12 +76,13 @@ def cpu_count() -> int:
 # --------------------------------------------------------------------------- pretrained weights, features
 
 
-def prepare(profile: Profile, device: torch.device, say: Callable[[str], None] = print) -> None:
-    """Everything that the runs of a profile share: data, weights (all of them, before anything is computed).
+def prepare(profile: Profile, say: Callable[[str], None] = print, runs: list[RunConfig] | None = None) -> None:
+    """Everything that the runs of a profile (or these) share: data, weights (all of them, before anything is computed).
 
     Raises MissingWeights, DataError or ConfigError; RecordError if finished runs were made from other data or weights.
     """
-    for config in profile.configs():
+    runs = profile.configs() if runs is None else runs
+    for config in runs:
         backbones.check_name(config.backbone)
         counts = train_counts(config.protocol, config.train_set, DATASETS[config.dataset].num_classes)
         build_loss(config.loss, counts, **dict(config.loss_options))
@@ -91,7 +94,7 @@ def prepare(profile: Profile, device: torch.device, say: Callable[[str], None] =
     say(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images ({data.checksums['origin']})")
     for name, found in weights.items():
         say(f"weights: {name} from {found.origin}")
-    for config in map(computed_as, profile.configs()):
+    for config in map(computed_as, runs):
         if record := load_record(config):
             found = weights.get(config.backbone)
             check_origin(record, config, data.checksums, found.checksum if found else None)
@@ -126,7 +129,7 @@ def _pretrain(name: str, pretraining, path: Path, key: str, device, say) -> None
     from safetensors.torch import save_file
 
     recipe = pretraining.recipe
-    checkpoints = Checkpoints(path.with_suffix(".pt"), {"pretraining": key, "torch": str(torch.__version__)}, checkpoint_minutes(), say)
+    checkpoints = Checkpoints(path.with_suffix(".pt"), {"pretraining": key} | _libraries(), checkpoint_minutes(), say)
     images, labels = digit_pairs_for_pretraining(pretraining.images, pretraining.seed)
     with reproducible(pretraining.seed):
         backbone = build_backbone(name, None)
@@ -137,7 +140,7 @@ def _pretrain(name: str, pretraining, path: Path, key: str, device, say) -> None
                        checkpoints=checkpoints, progress=Progress(recipe.epochs, lambda line: say(f"pretraining {name}: {line}")))
     with atomic_path(path) as partial:
         save_file({key: value.cpu().contiguous() for key, value in backbone.state_dict().items()}, partial)
-    checkpoints.path.unlink(missing_ok=True)
+    checkpoints.remove()
     took = checkpoints.seconds
     say(f"pretrained {name} on {len(labels)} clean digit pairs: training loss {curve[-1]['train_loss']:.3f}, {took:.0f} s")
 
@@ -206,11 +209,14 @@ def model_path(config: RunConfig) -> Path:
     return build_dir(config.profile) / "models" / f"{config.id}.safetensors"
 
 
+PROGRESS = {"epoch": int, "epochs": int, "done": float, "loss": float, "seconds_left": float, "updated": float}
+
+
 class Progress:
     """Where a run is: said every 20 s, and written to a file (JSON) about every second, for whoever follows it.
 
     The file holds epoch (the one under way), epochs, done (share of the run), loss (mean of this epoch so far), seconds_left,
-    updated (seconds since 1970).
+    updated (seconds since 1970). Where it cannot be written, the run goes on without it.
     """
 
     def __init__(self, epochs: int, say: Callable[[str], None], path: Path | None = None):
@@ -230,7 +236,7 @@ class Progress:
         state = {"epoch": epoch, "epochs": self.epochs, "done": done / total, "loss": float(loss), "seconds_left": left,
                  "updated": time.time()}
         if self.path:
-            with atomic_path(self.path, durable=False) as partial:
+            with contextlib.suppress(OSError), atomic_path(self.path, durable=False) as partial:
                 partial.write_text(json.dumps(state))
         if now - self.said > 20:
             self.said = now
@@ -257,6 +263,7 @@ def run_or_load(config: RunConfig, device: str | None = None, say: Callable[[str
     record = load_record(config)
     if record is None:
         with exclusive(live_path(config, ""), f"{config.describe()} is being computed by another process", say, wait):
+            look_again(config.profile)
             record = load_record(config)
             if record is None:
                 device = pick_device(device)
@@ -265,9 +272,14 @@ def run_or_load(config: RunConfig, device: str | None = None, say: Callable[[str
                 else:
                     record = _adjust(config, device, say, wait, say_progress)
                 save_record(config, record)
-                for suffix in (".pt", ".json"):
-                    live_path(config, suffix).unlink(missing_ok=True)
+    Checkpoints(live_path(config, ".pt"), {}).remove()
+    live_path(config, ".json").unlink(missing_ok=True)
     return record
+
+
+def _libraries() -> dict:
+    """Versions on which the bits of a training step, and the names in a checkpoint, depend."""
+    return {"torch": str(torch.__version__), "timm": timm.__version__}
 
 
 def _train(config: RunConfig, device: torch.device, say, say_progress: bool = True) -> Record:
@@ -275,8 +287,7 @@ def _train(config: RunConfig, device: torch.device, say, say_progress: bool = Tr
     splits = make_splits(data, config.protocol, config.train_set)
     counts = train_counts(config.protocol, config.train_set, data.num_classes)
     origin = environment(device) | {"data": data.checksums, "weights": {"origin": weights.origin, "sha256": weights.checksum}}
-    key = {"config": config.to_dict(), "data": data.checksums, "weights": weights.checksum, "device": device.type,
-           "torch": str(torch.__version__)}
+    key = {"config": config.to_dict(), "data": data.checksums, "weights": weights.checksum, "device": device.type} | _libraries()
     start = {name: origin[name] for name in ("code", "device_name")}
     checkpoints = Checkpoints(live_path(config, ".pt"), key, checkpoint_minutes(), lambda line: say(f"{config.describe()}: {line}"), start)
     note, results = "", {}

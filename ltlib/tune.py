@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from ltlib.config import ConfigError, Profile, atomic_path, results_dir
+from ltlib.config import DATASETS, ConfigError, Profile, atomic_path, results_dir
 from ltlib.launch import compute_runs, unique_runs
+from ltlib.longtail import train_counts
 from ltlib.records import load_record
 
 
@@ -23,12 +24,15 @@ def trials(profile: Profile) -> list[tuple[dict, Profile]]:
     if not profile.tune:
         raise ConfigError(f"{profile.name}: expected a table [tune] with lists of values, such as lr = [1.0e-4, 3.0e-4]; there is none")
     losses = tuple(loss for loss in profile.losses if loss != "logit_adjusted")
+    if not losses:
+        raise ConfigError(f"{profile.name}: losses = {profile.losses}: expected one that is trained; logit_adjusted is not")
+    train_sets = ("longtailed",) if "longtailed" in profile.train_sets else profile.train_sets
     result = []
     for values in itertools.product(*profile.tune.values()):
         change = dict(zip(profile.tune, values, strict=True))
         recipes = {b: profile.recipe_by_backbone.get(b, {}) | change for b in profile.backbones}
         trial = dataclasses.replace(profile, name=f"{profile.name}/tune", recipe_by_backbone=recipes, losses=losses,
-                                    seeds=profile.seeds[:1], protocols=profile.protocols[:1], train_sets=profile.train_sets[-1:])
+                                    seeds=profile.seeds[:1], protocols=profile.protocols[:1], train_sets=train_sets)
         try:
             trial.configs()
         except (ConfigError, TypeError) as error:
@@ -37,7 +41,7 @@ def trials(profile: Profile) -> list[tuple[dict, Profile]]:
     return result
 
 
-def tune(profile: Profile, jobs: int | None = None, say: Callable[[str], None] = print) -> pd.DataFrame:
+def tune(profile: Profile, jobs: int | None = None, say: Callable[[str], None] = print, launcher: str = "local") -> pd.DataFrame:
     """Compute the missing trials, write ``results/<profile>/tune.csv`` and say which values are best for each backbone.
 
     One row per trial: backbone, loss, the values tried, val_acc and val_loss after the last epoch (validation images only),
@@ -45,13 +49,12 @@ def tune(profile: Profile, jobs: int | None = None, say: Callable[[str], None] =
     """
     rows = []
     every = trials(profile)
-    for number, (change, trial) in enumerate(every, 1):
-        say(f"trial {number} of {len(every)}: {_text(change)}")
-        compute_runs(trial, jobs, say=say)
+    _require_validation(every[0][1])
+    say(f"{len(every)} trials of {', '.join(profile.tune)}")
+    compute_runs(every[0][1], jobs, say=say, launcher=launcher, runs=[run for _, trial in every for run in unique_runs(trial)])
+    for change, trial in every:
         for run in unique_runs(trial):
             record = load_record(run)
-            if record.status == "done" and not record.results["val_images"]:
-                raise ConfigError(f"{run.describe()}: expected validation images to choose by, and there are none; raise val_per_class")
             last = record.results["curve"][-1] if record.status == "done" else {"val_acc": 0.0, "val_loss": float("nan")}
             rows.append({"backbone": run.backbone, "loss": run.variant} | change
                         | {"val_acc": last["val_acc"], "val_loss": last["val_loss"], "run_id": run.id})
@@ -71,6 +74,15 @@ def tune(profile: Profile, jobs: int | None = None, say: Callable[[str], None] =
         table.to_csv(partial, index=False)
     say(f"written: {path}")
     return table
+
+
+def _require_validation(trial: Profile) -> None:
+    """Validation images are those that training leaves over: some must be left to choose by."""
+    size, protocol = DATASETS[trial.dataset], trial.protocols[0]
+    for train_set in trial.train_sets:
+        if not protocol.val_per_class or (train_counts(protocol, train_set, size.num_classes) == size.train_per_class).all():
+            raise ConfigError(f"{trial.name}: {protocol.name} {train_set}: expected validation images to choose by, and there are none; "
+                              "raise val_per_class, or lower balanced_count so that training leaves some images over")
 
 
 def _text(values: dict) -> str:

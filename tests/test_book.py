@@ -1,4 +1,3 @@
-import os
 import re
 
 import nbformat
@@ -86,21 +85,6 @@ def test_pages_per_backbone_know_only_theirs(library, profile):
     made = pages(profile)
     assert [page.name for page in made] == ["11_finetune_resnetv2_small32", "11_finetune_convnext_small32"]
     assert [page.parameters["backbones"] for page in made] == [["resnetv2_small32"], ["convnext_small32"]]
-
-
-def test_what_a_kill_left_behind_is_swept_away(library, profile, out):
-    folder = out / "build" / "smoke" / "notebooks"
-    dead, alive = folder / ".01_a.4194399.x.tmp", folder / f".01_b.{os.getpid()}.x.tmp"
-    for left in (dead, alive):
-        left.mkdir(parents=True)
-        (left / "notebook.ipynb").write_text("half")
-    record = out / "results" / "smoke" / ".id.json.4194399.1.tmp.json"
-    record.parent.mkdir(parents=True)
-    record.write_text("half")
-    book.sweep(profile)
-    assert not dead.exists()
-    assert not record.exists()
-    assert alive.exists()
 
 
 def test_html_is_made_once_and_indexed(library, profile, out):

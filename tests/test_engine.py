@@ -3,6 +3,8 @@ import errno
 import itertools
 import math
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from ltlib import engine
 from ltlib.backbones import Classifier, build_backbone, build_head
 from ltlib.batches import FeatureBatches
 from ltlib.config import Recipe, load_profile
-from ltlib.engine import Checkpoints, Diverged, Stopped, build_optimizer, fit, predict, schedule_factor
+from ltlib.engine import CheckpointError, Checkpoints, Diverged, Stopped, build_optimizer, fit, predict, schedule_factor
 from ltlib.losses import build_loss, class_balanced_weights
 
 RECIPE = Recipe(epochs=3, batch_size=8, optimizer="sgd", lr=0.1, resolution=32)
@@ -271,8 +273,9 @@ def damage(how, path):
         case "text":
             path.write_text("no checkpoint")
         case "flipped":
-            middle = len(content) // 2
-            path.write_bytes(content[:middle] + bytes(64) + content[middle + 64 :])
+            number = torch.load(path, weights_only=True)["state"]["parts"]["model"]["1.weight"].numpy().tobytes()
+            assert content.count(number) >= 1
+            path.write_bytes(content.replace(number, bytes([number[0] ^ 1]) + number[1:]))
         case "another schema":
             torch.save(torch.load(path, weights_only=True) | {"schema": 0}, path)
         case "another thing":
@@ -281,25 +284,94 @@ def damage(how, path):
 
 @pytest.mark.parametrize(("how", "message"), [
     ("truncated", "is damaged"), ("empty", "is damaged"), ("text", "is damaged"), ("another thing", "is damaged"),
+    ("flipped", "is damaged or not one of ours (wrong checksum)"),
     ("another schema", "has schema 0, expected 1"),
 ])
 def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_starts_over(tmp_path, how, message):
     undisturbed = train(RECIPE, checkpoints=checkpoints(tmp_path))
     damage(how, tmp_path / "run.pt")
-    said = []
+    useless, said = (tmp_path / "run.pt").read_bytes(), []
     again = checkpoints(tmp_path, said=said)
     assert same(train(RECIPE, checkpoints=again), undisturbed)
     assert message in said[0]
     assert str(tmp_path / "run.pt") in said[0]
-    assert "starts from its beginning" in said[0]
+    assert "starts from its beginning; the file is kept as run.pt.unused" in said[0]
+    assert (tmp_path / "run.pt.unused").read_bytes() == useless
     assert len(again.starts) == 1
+    again.remove()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_checkpoint_of_another_run_is_not_used(tmp_path):
     train(RECIPE, checkpoints=checkpoints(tmp_path, key={"config": 1, "torch": "2.0"}))
     said = []
-    assert checkpoints(tmp_path, key={"config": 1, "torch": "2.1"}, said=said).load("cpu") is None
-    assert "was written with another torch" in said[0]
+    assert checkpoints(tmp_path, key={"config": 1, "torch": "2.1"}, said=said).load() is None
+    assert "was written with another torch (torch: 2.0, now 2.1)" in said[0]
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt.unused"]
+
+
+def test_a_checkpoint_that_does_not_fit_the_model_is_kept_and_named(tmp_path):
+    train(RECIPE, checkpoints=checkpoints(tmp_path))
+    before = (tmp_path / "run.pt").read_bytes()
+    other = torch.nn.Sequential(build_head("linear", 5, 3), torch.nn.Linear(3, 3))
+    with pytest.raises(CheckpointError, match=r"run.pt does not fit this version of the code .*or remove the file"):
+        train(RECIPE, model=other, checkpoints=checkpoints(tmp_path))
+    assert (tmp_path / "run.pt").read_bytes() == before
+
+
+def test_a_checkpoint_that_cannot_be_read_is_left_where_it_is(tmp_path, monkeypatch):
+    """A disk or a network that fails for a moment is no reason to start over."""
+    train(RECIPE, checkpoints=checkpoints(tmp_path))
+
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(OSError, match="Input/output error"):
+        checkpoints(tmp_path).load()
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_stopped_while_it_validates_it_goes_on_with_the_validation(tmp_path, monkeypatch, epoch):
+    undisturbed, validations = train(RECIPE), []
+    ours = checkpoints(tmp_path)
+
+    def stop(model):
+        validations.append(1)
+        if len(validations) == epoch:
+            engine.request_stop()
+        return engine.predict(model, batches)
+
+    batches = FeatureBatches(*blobs(), 8)
+    monkeypatch.setitem(train.__globals__, "predict", lambda model, _: stop(model))
+    with pytest.raises(Stopped, match="stopped while predicting"):
+        train(RECIPE, checkpoints=ours)
+    monkeypatch.undo()
+    engine._stop_requested = False
+    seen = []
+    resumed = train(RECIPE, checkpoints=checkpoints(tmp_path), progress=lambda done, *_: seen.append(done))
+    assert seen == list(range(3 * epoch + 1, 10))
+    assert same(resumed, undisturbed)
+
+
+def test_whoever_ends_a_process_can_wait_for_the_checkpoint_under_way(tmp_path, monkeypatch):
+    begun, original = threading.Event(), torch.save
+
+    def slow(*args, **kwargs):
+        begun.set()
+        time.sleep(0.3)
+        original(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", slow)
+    thread = threading.Thread(target=checkpoints(tmp_path).save, args=({},))
+    thread.start()
+    begun.wait()
+    engine.wait_for_save(0.01)
+    assert not (tmp_path / "run.pt").exists(), "no longer than it was told to"
+    engine.wait_for_save(60)
+    assert (tmp_path / "run.pt").exists()
+    thread.join()
 
 
 def test_a_checkpoint_runs_no_code(tmp_path):
@@ -309,7 +381,7 @@ def test_a_checkpoint_runs_no_code(tmp_path):
 
     torch.save({"schema": 1, "key": {"config": 1}, "state": Bomb()}, tmp_path / "run.pt")
     said = []
-    assert checkpoints(tmp_path, said=said).load("cpu") is None
+    assert checkpoints(tmp_path, said=said).load() is None
     assert "damaged or not one of ours" in said[0]
     assert not (tmp_path / "boom").exists()
 
@@ -331,5 +403,5 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path, monkeypatch,
     assert same(train(RECIPE, checkpoints=ours), undisturbed)
     assert "checkpoint not written" in said[0]
     assert "the next start would be from the checkpoint before" in said[0]
-    assert checkpoints(tmp_path).load("cpu")["step"] == 2  # the last that could be written is whole
+    assert checkpoints(tmp_path).load()["step"] == 2  # the last that could be written is whole
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]

@@ -1,12 +1,16 @@
 import dataclasses
 import errno
+import itertools
 import json
 import os
 import pty
+import queue
 import subprocess
 import sys
 import termios
+import threading
 import time
+import types
 
 import pytest
 
@@ -52,12 +56,13 @@ def test_nothing_is_done_when_all_is_there(out, monkeypatch):
     assert "2 of 2 runs are done, 0 to go" in said[-1]
 
 
-def test_a_failing_run_does_not_stop_the_others(out):
+def test_a_failing_run_does_not_stop_the_others(out, capfd):
     profile = tiny()
     runs = unique_runs(profile)
     logits_path(runs[1]).mkdir(parents=True)  # a folder where its logits should be: writing fails
-    with pytest.raises(RunsFailed, match="1 of 3 runs failed"):
+    with pytest.raises(RunsFailed, match=r"1 of 3 runs failed:\n.*IsADirectoryError"):
         compute_runs(profile, jobs=1, device="cpu", say=lambda line: None)
+    assert "Traceback" not in capfd.readouterr().err, "the message says it all"
     assert [run_state(run) for run in runs] == ["done", "interrupted", "done"]
 
 
@@ -80,6 +85,28 @@ def test_states_of_a_run(out):
     assert run_state(diverging) == "diverged"
 
 
+def test_a_run_whose_lock_is_not_ours_has_a_state_all_the_same(out, monkeypatch):
+    run = unique_runs(tiny())[0]
+    training.live_path(run, "").parent.mkdir(parents=True)
+    for suffix in (".lock", ".pt"):
+        training.live_path(run, suffix).write_text("")
+
+    def refuse(*_, **__):
+        raise PermissionError
+
+    monkeypatch.setattr(launch, "exclusive", refuse)
+    assert run_state(run) == "interrupted"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", '{"epoch": 1}', '{"epoch": null}'])
+def test_progress_that_is_none_is_no_progress(out, text):
+    run = unique_runs(tiny())[0]
+    path = training.live_path(run, ".json")
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert launch.run_progress(run) is None
+
+
 def test_jobs_must_be_positive_and_default_to_the_cores(out):
     with pytest.raises(ConfigError, match="JOBS = 0"):
         compute_runs(tiny(), jobs=0)
@@ -89,6 +116,26 @@ def test_jobs_must_be_positive_and_default_to_the_cores(out):
 def test_each_gpu_gets_a_worker(monkeypatch):
     monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 4)
     assert default_jobs(launch.torch.device("cuda")) == 4
+
+
+def test_a_gpu_that_was_named_gets_one_worker(monkeypatch):
+    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 4)
+    assert default_jobs(launch.torch.device("cuda:2")) == 1
+
+
+@pytest.mark.parametrize(("device", "chosen"), [("cpu", []), ("cuda", []), ("cuda:1", ["cuda:1"])])
+def test_a_worker_takes_the_gpu_that_it_is_given(monkeypatch, device, chosen):
+    """"cuda" alone is the first GPU: torch.cuda.set_device would refuse a device without a number."""
+    taken = []
+    monkeypatch.setattr(launch.torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(launch.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(launch.multiprocessing, "parent_process", lambda: threading.Event)
+    monkeypatch.setattr(launch.threading, "Thread", lambda **_: types.SimpleNamespace(start=lambda: None))
+    devices = queue.SimpleQueue()
+    devices.put(device)
+    launch._start_worker(devices)
+    assert taken == chosen
+    assert launch._device == device
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5, "5 s"), (600, "10 min"), (7200, "2.0 h")])
@@ -140,6 +187,89 @@ def test_without_slurm_the_error_names_the_other_ways(out, monkeypatch):
     monkeypatch.setenv("PATH", str(out))
     with pytest.raises(ConfigError, match=r"squeue was not found.*make runs-list"):
         compute_runs(tiny(), device="cpu", say=lambda line: None, launcher="slurm")
+
+
+def test_a_damaged_list_of_slurm_jobs_is_named(out):
+    path = launch._jobs_path(tiny())
+    path.parent.mkdir(parents=True)
+    for text in ("{", "[1]"):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=r"jobs.json: expected the SLURM job of each run.*remove the file"):
+            launch.slurm_jobs(tiny())
+
+
+def task_device(monkeypatch, gpus, **environment):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    asked = []
+    monkeypatch.setattr(launch.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(launch, "outcome_line", lambda _: "done")
+    monkeypatch.setattr(launch, "run_or_load", lambda config, device, say: asked.append(device))
+    assert launch.SlurmTask(gpus)(None) == "done"
+    return asked[0]
+
+
+def test_a_slurm_task_that_asked_for_a_gpu_never_falls_back_to_the_cpu(monkeypatch):
+    monkeypatch.delenv("DEVICE", raising=False)
+    assert task_device(monkeypatch, 1) == "cuda"
+    assert task_device(monkeypatch, 0) == "auto"
+    assert task_device(monkeypatch, 1, DEVICE="cpu") == "cpu"
+
+
+def test_a_preempted_slurm_task_waits_for_its_end_it_would_not_be_requeued_otherwise(monkeypatch):
+    slept = []
+
+    def stopped(*_):
+        raise launch.Stopped
+
+    monkeypatch.setattr(launch.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(launch, "run_or_load", stopped)
+    monkeypatch.setattr(launch.time, "sleep", slept.append)
+    with pytest.raises(launch.Stopped):
+        launch.SlurmTask(0)(None)
+    assert slept == [launch.PREEMPTED]
+
+
+def test_while_the_queue_does_not_answer_records_still_count_and_it_is_said_once(out, monkeypatch):
+    """squeue answers when the jobs are submitted and then never again; all records come in."""
+    profile, said, answers = tiny(losses=["softmax"]), [], iter([{}])
+    runs = unique_runs(profile)
+
+    def states():
+        for answer in answers:
+            return answer
+        raise ConfigError("squeue does not answer")
+
+    def later(_):
+        run = next(run for run in runs if load_record(run) is None)
+        training.run_or_load(run, "cpu")
+
+    monkeypatch.setattr(launch, "slurm_states", states)
+    monkeypatch.setattr(launch, "_submit", lambda profile, runs: {run.id: f"1_{i}" for i, run in enumerate(runs)})
+    monkeypatch.setattr(launch.time, "sleep", later)
+    compute_runs(profile, say=said.append, launcher="slurm")
+    assert [line for line in said if "does not answer" in line] == ["squeue does not answer; asking again every few seconds"]
+    assert "[2/2]" in said[-1]
+
+
+def test_a_requeued_task_is_not_given_up(out, monkeypatch):
+    """It leaves the queue for a moment and comes back: the time that it was gone starts anew."""
+    profile, now = tiny(losses=["softmax"]), [0.0]
+    run = unique_runs(profile)[1]
+    profile = dataclasses.replace(profile, train_sets=("longtailed",))
+    answers = itertools.chain([{}, {}, {"1_0": "PENDING"}], itertools.repeat({}))
+    monkeypatch.setattr(launch, "slurm_states", lambda: next(answers))
+    monkeypatch.setattr(launch, "_submit", lambda profile, runs: {run.id: "1_0"})
+    monkeypatch.setattr(launch.time, "monotonic", lambda: now[0])
+
+    def sleep(_):
+        now[0] += launch.LATE - 1
+        if now[0] == 4 * (launch.LATE - 1):
+            training.run_or_load(run, "cpu")
+
+    monkeypatch.setattr(launch.time, "sleep", sleep)
+    compute_runs(profile, say=lambda line: None, launcher="slurm")
+    assert load_record(run).status == "done"
 
 
 def under_way(run, **state):

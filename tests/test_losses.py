@@ -462,6 +462,19 @@ def test_normalize_weights_cancels_the_weight_of_a_single_class_and_batch_keeps_
     torch.testing.assert_close(SMALL.run(name, {"normalize": "batch"}, labels=labels)[0], weight * plain)
 
 
+def test_a_reweighted_focal_loss_keeps_its_factor():
+    """The factor is (1 - p_y)^gamma of the model's p, whatever the weights: at equal weights nothing changes."""
+    focal = build_loss("focal", SMALL.counts)
+    plain, losses = focal(SMALL.logits, SMALL.labels), focal(SMALL.logits, SMALL.labels, reduction="none")
+    focal.set_weights([7.0] * len(SMALL.counts))
+    torch.testing.assert_close(focal(SMALL.logits, SMALL.labels), plain)
+    weights = torch.linspace(1, 5, len(SMALL.counts), dtype=torch.float64)
+    focal.set_weights(weights)
+    w = weights[SMALL.labels].to(losses)
+    torch.testing.assert_close(focal(SMALL.logits, SMALL.labels, reduction="none"), w * losses)
+    torch.testing.assert_close(focal(SMALL.logits, SMALL.labels), (w * losses).sum() / w.sum())
+
+
 def test_normalize_weights_is_what_pytorchs_weighted_cross_entropy_does():
     loss = build_loss("weighted_softmax", SMALL.counts)
     expected = torch.nn.functional.cross_entropy(SMALL.logits, SMALL.labels, weight=loss.weights)

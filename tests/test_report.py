@@ -179,12 +179,24 @@ def test_published_figures_on_the_balanced_set_stand_beside_softmax_alone():
     column = grid.frame()["Published", "All"]
     assert column.iloc[0] == "80–83"
     assert "92.89" in column.iloc[2]
+    assert "22.23" not in column.iloc[2]
     assert column.iloc[1] == column.iloc[3] == "–"
     assert all("Published, " in note for note in notes)
+
+
+def test_published_figures_of_fine_tuning_on_the_long_tail():
+    profile = load_profile("finetune", backbones=["mobilenetv2_100", "vit_base_patch16_224"], losses=["softmax", "balanced_softmax"])
+    grid, notes = published(profile)
+    assert grid.frame()["Published", "All"].tolist() == ["–", "–", "–", "89.1, 81.7"]
+    assert any("Balanced softmax 89.1: ImageNet-21k; " in note for note in notes)
+    nothing, = (note for note in notes if note.startswith("Nothing published is known of MobileNetV2 fine-tuned at IF 100; of others, "))
+    assert "LIFT, ViT-B/16, 89.1: ImageNet-21k; hyper.ai page of arXiv 2309.10019" in nothing
 
 
 def test_only_whole_models_on_the_standard_sets_are_comparable():
     finetune, probe = load_profile("finetune"), load_profile("probe")
     assert [report.is_comparable(finetune, p) for p in finetune.protocols] == [True, False]
     assert not any(report.is_comparable(probe, p) for p in probe.protocols)
+    fewer = dataclasses.replace(finetune.protocols[0], balanced_count=108)
+    assert not report.is_comparable(finetune, fewer)
     assert not report.is_comparable(load_profile("demo"), load_profile("demo").protocols[0])

@@ -330,6 +330,40 @@ def test_progress_is_said_every_20_s_and_written_every_second(tmp_path, monkeypa
     assert (state["epoch"], state["epochs"], state["done"], state["seconds_left"]) == (4, 4, 1.0, 0.0)
 
 
+def test_progress_that_cannot_be_written_costs_nothing_but_itself(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(training.time, "monotonic", lambda: now[0])
+    (tmp_path / "file").write_text("")
+    said = []
+    progress = training.Progress(4, said.append, tmp_path / "file" / "run.json")
+    for step in range(1, 41):
+        now[0] = float(step)
+        progress(step, 40, 2.5)
+    assert said == ["epoch 3/4, loss 2.500, 19 s left"]
+
+
+def test_what_a_kill_after_the_record_left_is_removed_when_the_run_is_asked_for(out):
+    config = smoke_config()
+    first = run_or_load(config, "cpu")
+    for suffix in (".pt", ".pt.unused", ".json"):
+        training.live_path(config, suffix).write_text("left")
+    assert run_or_load(config, "cpu") == first
+    assert [p.suffix for p in training.live_path(config, "").parent.iterdir()] == [".lock"]
+
+
+def test_a_checkpoint_of_other_libraries_is_put_aside_by_name(out, monkeypatch):
+    config, said = smoke_config(epochs=2), []
+    monkeypatch.setattr(training, "save_record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run_or_load(config, "cpu")
+    monkeypatch.undo()
+    monkeypatch.setenv("LTLIB_OUT", str(out))
+    monkeypatch.setattr(training.timm, "__version__", "0.1")
+    assert run_or_load(config, "cpu", said.append).status == "done"
+    assert any("was written with another timm" in line and "now 0.1" in line for line in said)
+    assert not training.live_path(config, ".pt.unused").exists(), "the run is done"
+
+
 @pytest.mark.parametrize("text", ["soon", "-1", "nan"])
 def test_impossible_minutes_between_checkpoints_are_refused(monkeypatch, text):
     monkeypatch.setenv("CHECKPOINT_MINUTES", text)

@@ -55,8 +55,35 @@ def test_the_choice_is_the_best_validation_accuracy_and_what_was_tried_is_writte
     assert ("at the edge of what was tried: lr" in line) == (means.idxmax() != 1.0e-2)
 
 
-def test_without_validation_images_nothing_can_be_chosen(out):
-    base = profile(lr=[0.1])
-    protocol = dataclasses.replace(base.protocols[0], val_per_class=0)
-    with pytest.raises(ConfigError, match="expected validation images to choose by"):
+@pytest.mark.parametrize("change", [{"val_per_class": 0}, {"balanced_count": 110, "max_count": 110}])
+def test_without_validation_images_nothing_is_tried(out, change):
+    base = dataclasses.replace(profile(lr=[0.1]), train_sets=("balanced",))
+    protocol = dataclasses.replace(base.protocols[0], **change)
+    with pytest.raises(ConfigError, match="thesis balanced: expected validation images to choose by"):
         tune(dataclasses.replace(base, protocols=(protocol,)), 1, lambda line: None)
+    assert not results_dir("smoke").exists()
+
+
+def test_there_must_be_a_loss_that_is_trained():
+    base = load_profile("smoke", losses=["logit_adjusted"])
+    with pytest.raises(ConfigError, match="expected one that is trained"):
+        trials(dataclasses.replace(base, tune={"lr": [0.1]}))
+
+
+def test_the_long_tailed_set_is_chosen_by_name():
+    base = dataclasses.replace(profile(lr=[0.1]), train_sets=("longtailed", "balanced"))
+    assert trials(base)[0][1].train_sets == ("longtailed",)
+    assert trials(dataclasses.replace(base, train_sets=("balanced",)))[0][1].train_sets == ("balanced",)
+
+
+def test_all_trials_are_one_set_of_runs_on_the_launcher_that_was_asked_for(out, monkeypatch):
+    asked = []
+
+    def compute(profile, jobs, say, launcher, runs):
+        asked.append((profile.name, launcher, [(run.recipe.lr, run.loss) for run in runs]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ltlib.tune.compute_runs", compute)
+    with pytest.raises(KeyboardInterrupt):
+        tune(profile(lr=[0.1, 0.2]), 1, lambda line: None, "slurm")
+    assert asked == [("smoke/tune", "slurm", [(lr, loss) for lr in (0.1, 0.2) for loss in ("softmax", "balanced_softmax")])]
