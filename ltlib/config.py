@@ -84,16 +84,28 @@ def cache_dir() -> Path:
     return output_root() / "build" / "cache"
 
 
-HOST = socket.gethostname().replace(".", "-")  # several machines may share the folders
+def _host() -> str:
+    """Where a process number means one process: several machines, or containers of one name, may share the folders."""
+    try:
+        space = re.sub(r"\D", "", os.readlink("/proc/self/ns/pid"))
+    except OSError:
+        space = ""
+    return f"{socket.gethostname()}-{space}".replace(".", "-")
+
+
+HOST = _host()
 
 
 def sweep(profile: str) -> None:
-    """Remove the temporary files and folders that processes of this machine left when they were killed."""
+    """Remove the temporary files and folders that processes of this machine left when they were killed, where we may."""
+    temporary = re.compile(rf"\..*\.{re.escape(HOST)}\.(\d+)\..*tmp")
     for top in (build_dir(profile), results_dir(profile), figures_dir(profile), cache_dir()):
-        for left in top.rglob(f".*.{HOST}.*.tmp*"):
-            pid = re.search(rf"\.{re.escape(HOST)}\.(\d+)\.", left.name)
-            if pid and not psutil.pid_exists(int(pid[1])):
-                shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        for folder, folders, files in os.walk(top):  # passes over what vanishes meanwhile
+            for name in folders + files:
+                if (found := temporary.match(name)) and not psutil.pid_exists(int(found[1])):
+                    shutil.rmtree(os.path.join(folder, name), ignore_errors=True)
+                    with contextlib.suppress(OSError):
+                        os.unlink(os.path.join(folder, name))
 
 
 @contextlib.contextmanager
@@ -336,7 +348,8 @@ class RunConfig:
             _require(self.loss in DRW_LOSSES, "drw", self.drw, f"a loss out of {', '.join(DRW_LOSSES)}, not {self.loss!r}; leave drw out")
             _require(0 <= self.drw < 1, "drw", self.drw, "a fraction of the epochs, 0 <= drw < 1")
             _require(self.drw_epoch < self.recipe.epochs, "drw", self.drw, f"to leave some of the {self.recipe.epochs} epochs")
-
+        _require(self.mode != "probe" or self.recipe.layer_decay == 1, "layer_decay", self.recipe.layer_decay,
+                 "1 in mode 'probe', whose backbone is frozen")
         if self.tau is not None:
             _require(self.loss == "softmax", "tau", self.tau, f"loss = 'softmax', not {self.loss!r}; leave tau out")
             _require(0 < self.tau < math.inf, "tau", self.tau, "a number above 0")
@@ -496,7 +509,8 @@ def load_profile(name: str, backbones=(), losses=(), seeds=(), protocols=(), tra
     for key in ("backbones", "losses", "seeds", "protocols", "train_sets"):
         values = getattr(profile, key)
         _require(values, f"{path.name}: {key}", values, "at least one")
-        _require(len(set(values)) == len(values), f"{path.name}: {key}", values, "each one once")
+        shown = choices[key] or [getattr(value, "name", value) for value in values]
+        _require(len(set(values)) == len(values), f"{path.name}: {key}", shown, "each one once")
     for loss, options in profile.loss_options.items():
         _require(isinstance(options, dict), f"{path.name}: loss_options.{loss}", options, f"a table like [loss_options.{loss}]")
     for key in profile.loss_options.get("logit_adjusted", {}):
@@ -506,7 +520,8 @@ def load_profile(name: str, backbones=(), losses=(), seeds=(), protocols=(), tra
     for key, values in profile.tune.items():
         _require_one_of(f"{path.name}: tune", key, kinds)
         _require(isinstance(values, list) and values, f"{path.name}: tune.{key}", values, "a list of values to try")
-        profile.tune[key] = [_convert(value, kinds[key], f"{path.name}: tune.{key}[{i}]") for i, value in enumerate(values)]
+        values = profile.tune[key] = [_convert(value, kinds[key], f"{path.name}: tune.{key}[{i}]") for i, value in enumerate(values)]
+        _require(len(set(values)) == len(values), f"{path.name}: tune.{key}", values, "each one once")
     for backbone, override in profile.recipe_by_backbone.items():
         where = f"{path.name}: recipe_by_backbone.{backbone}"
         _require_one_of(f"{path.name}: recipe_by_backbone", backbone, {*own_backbones, *profile.backbones})

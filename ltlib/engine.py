@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import glob
+import hashlib
+import json
 import math
 import os
 import textwrap
@@ -36,7 +39,7 @@ class Diverged(RuntimeError):
 
 
 class Stopped(RuntimeError):
-    """The run was asked to stop; its checkpoint is written."""
+    """The process was asked to stop; what it trains has its checkpoint written."""
 
 
 class CheckpointError(RuntimeError):
@@ -110,48 +113,55 @@ class Checkpoints:
     def load(self) -> dict | None:
         """The stored state, on the CPU, or None where there is none that fits.
 
-        A file that cannot be used is named and put aside, ``set_aside``: what was computed is not lost to whoever goes back to the
-        libraries or data that it belongs to. Raises OSError where the file is there and cannot be read.
+        A file that cannot be used is named and put aside; one that was written with other libraries, data or device is found again
+        when these come back. Raises OSError where the file is there and cannot be read.
         """
+        state = self._load()
+        if state is None and (own := self._aside({"schema": CHECKPOINT_SCHEMA, "key": self.key})).exists():
+            os.replace(own, self.path)
+            self.say(f"going on from {own.name}, which was put aside before")
+            state = self._load()
+        return state
+
+    def _load(self) -> dict | None:
         if not self.path.exists():
             return None
+        with open(self.path, "rb") as file:  # what cannot be read now is no damage: the one OSError that is passed on
+            while file.read(2**24):
+                pass
         try:
             with zipfile.ZipFile(self.path) as parts:  # torch.load does not look at the checksums
                 if parts.testzip() is not None:
                     raise ValueError("wrong checksum")
             stored = torch.load(self.path, map_location="cpu", weights_only=True)
-            schema, key, state = stored["schema"], stored["key"], stored["state"]
+            schema, key, state = stored["schema"], dict(stored["key"]), stored["state"]
             starts, seconds = [*stored["starts"], self.start | {"epoch": state["epoch"], "step": state["step"]}], stored["seconds"]
-        except OSError:
+            aside = self._aside({"schema": schema, "key": key})
+        except MemoryError:
             raise
         except Exception as error:  # a damaged file can fail anywhere in the parsers
             first = (str(error).splitlines() or [type(error).__name__])[0]
-            return self._put_aside(f"is damaged or not one of ours ({first[:60]})")
+            return self._put_aside(f"is damaged or not one of ours ({first[:60]})", self.path.with_name(f"{self.path.name}.damaged"))
         if schema != CHECKPOINT_SCHEMA:
-            return self._put_aside(f"has schema {schema}, expected {CHECKPOINT_SCHEMA}")
-        if other := [name for name in self.key if key.get(name) != self.key[name]]:
-            changes = "; ".join(f"{name}: {_short(key.get(name))}, now {_short(self.key[name])}" for name in other)
-            return self._put_aside(f"was written with another {', '.join(other)} ({changes})")
+            return self._put_aside(f"has schema {schema}, expected {CHECKPOINT_SCHEMA}", aside)
+        if other := [name for name in self.key if key.get(name, self.key[name]) != self.key[name]]:
+            changes = [f"{name} ({key[name]}, now {self.key[name]})" if isinstance(key[name], str) else name for name in other]
+            return self._put_aside(f"was written with another {', '.join(changes)}", aside)
         self.starts, self.seconds_before = starts, seconds
         return state
 
-    @property
-    def set_aside(self) -> Path:
-        """Where a checkpoint goes that cannot be used."""
-        return self.path.with_name(f"{self.path.name}.unused")
+    def _aside(self, of: dict) -> Path:
+        digest = hashlib.sha256(json.dumps(of, sort_keys=True).encode()).hexdigest()[:10]
+        return self.path.with_name(f"{self.path.name}.{digest}.unused")
 
-    def _put_aside(self, fault: str) -> None:
-        os.replace(self.path, self.set_aside)
-        self.say(f"the checkpoint {self.path} {fault}: the run starts from its beginning; the file is kept as {self.set_aside.name}")
+    def _put_aside(self, fault: str, aside: Path) -> None:
+        os.replace(self.path, aside)
+        self.say(f"the checkpoint {self.path} {fault}: the run starts from its beginning; the file is kept as {aside.name}")
 
     def remove(self) -> None:
         """The run is done: nothing goes on from here."""
-        for path in (self.path, self.set_aside):
+        for path in (self.path, *self.path.parent.glob(f"{glob.escape(self.path.name)}.*")):
             path.unlink(missing_ok=True)
-
-
-def _short(value) -> str:
-    return value if isinstance(value, str) and len(value) <= 30 else "..."
 
 
 # ---------------------------------------------------------------------------------------------- the loop
@@ -221,8 +231,8 @@ def fit(model: nn.Module, loss: Loss, batches: FeatureBatches, recipe: Recipe, s
     of equals), and its state is {"epoch", "model"}; None without ``validate``. From ``drw_epoch`` on the loss uses
     ``drw_weights``, before it none. With ``recipe.ema`` the moving average is validated, and the model ends as it.
     ``progress`` is told (steps done, of the epoch, loss so far) after each step. With ``checkpoints`` the run goes on from
-    the stored state, if there is one. Raises Diverged, naming the epoch, as soon as an epoch's loss is not finite, and
-    Stopped after ``request_stop``.
+    the stored state, if there is one. Raises Diverged, naming the epoch, as soon as an epoch's loss is not finite, Stopped after
+    ``request_stop``, CheckpointError or OSError where the stored state does not fit the model or cannot be read.
     """
     device = batches.labels.device
     loss.to(device)
@@ -237,7 +247,7 @@ def fit(model: nn.Module, loss: Loss, batches: FeatureBatches, recipe: Recipe, s
         try:
             generator = run.restore(stored)
         except (RuntimeError, KeyError, ValueError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            if isinstance(error, torch.OutOfMemoryError | torch.AcceleratorError):  # the device's fault, not the file's
                 raise
             raise CheckpointError(
                 f"{checkpoints.path} does not fit this version of the code ({textwrap.shorten(str(error), 200)}). Go on with the version "
@@ -329,13 +339,13 @@ class _RunState:
             self.parts[name].load_state_dict(part)
         vars(self).update(stored)
         self.total = self.total.to(self.device)
-        torch.set_rng_state(random["cpu"].cpu())
+        torch.set_rng_state(random["cpu"])
         if "cuda" in random:
-            torch.cuda.set_rng_state(random["cuda"].cpu(), self.device)
+            torch.cuda.set_rng_state(random["cuda"], self.device)
         if random["loss"] is None:
             return None
         generator = torch.Generator(self.device)
-        generator.set_state(random["loss"].cpu())
+        generator.set_state(random["loss"])
         return generator
 
 

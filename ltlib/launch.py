@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from tqdm import tqdm
 
 from ltlib import engine
@@ -50,7 +51,7 @@ class RunsFailed(RuntimeError):
 
 
 # what a run can end with that its message explains: no traceback
-EXPECTED = (ConfigError, DataError, MissingWeights, RecordError, CheckpointError, OSError)
+EXPECTED = (ConfigError, DataError, MissingWeights, RecordError, CheckpointError, SafetensorError, OSError)
 
 
 def unique_runs(profile: Profile) -> list[RunConfig]:
@@ -261,7 +262,8 @@ def _start_worker(devices) -> None:
     """Take a device; end with the parent, also if it was killed; on Ctrl-C, write a checkpoint and end within seconds."""
     global _device
     _device = devices.get()
-    if torch.device(_device).index is not None:  # "cuda" alone is the first one
+    device = torch.device(_device)
+    if device.type == "cuda" and device.index is not None:  # "cuda" alone is the first one
         torch.cuda.set_device(_device)
 
     def end():
@@ -315,15 +317,15 @@ class SlurmTask:
 
     def __call__(self, config: RunConfig) -> str:
         signal.signal(signal.SIGTERM, lambda *_: engine.request_stop())  # comes some seconds, or minutes, before SIGKILL
-        device = os.environ.get("DEVICE", "auto")
+        device = os.environ.get("DEVICE") or "auto"
         try:
             return outcome_line(run_or_load(config, "cuda" if self.gpus and device == "auto" else device, _say))
-        except Stopped:  # SLURM does not requeue a preempted task that has ended by itself
-            time.sleep(PREEMPTED)
-            raise
+        except Stopped:
+            while True:  # until SLURM ends it: a preempted task that has ended by itself is not requeued
+                time.sleep(60)
 
     def checkpoint(self, config: RunConfig):
-        """submitit calls this when SLURM announces the end of the task, and queues what it returns."""
+        """submitit calls this when the time is nearly over, and queues what it returns: that goes on from the last checkpoint written."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, config)
@@ -359,7 +361,7 @@ def slurm_states() -> dict[str, str]:
     return dict(line.split() for line in found.splitlines() if line.strip())
 
 
-PREEMPTED = 600  # seconds from a task's checkpoint, within which SLURM ends it
+ASK_EVERY = 30  # seconds between two looks at SLURM's queue, which is everyone's
 LATE = 20  # seconds after the end of its task in which a record may still arrive here, over a network file system
 
 
@@ -374,7 +376,8 @@ def _compute_on_slurm(profile: Profile, missing: list[RunConfig], say) -> None:
     numbers = sorted({jobs[run.id].split("_")[0] for run in missing})
     say(f"SLURM: {len(new)} runs submitted, {len(missing) - len(new)} were queued before (job {', '.join(numbers)}). Ctrl-C leaves them "
         f"to SLURM; `make status` follows them, `scancel {numbers[-1]}` stops them.")
-    display, failures, gone, silent = _Display(missing, min(len(missing), profile.slurm.concurrency), say), [], {}, False
+    display, failures = _Display(missing, min(len(missing), profile.slurm.concurrency), say), []
+    gone, silent, asked = {}, False, time.monotonic()
     try:
         while display.missing:
             time.sleep(2)
@@ -383,14 +386,17 @@ def _compute_on_slurm(profile: Profile, missing: list[RunConfig], say) -> None:
             for run in list(display.missing):
                 if record := load_record(run):
                     display.finished(run, outcome_line(record))
+            now = time.monotonic()
+            if now - asked < ASK_EVERY:
+                continue
+            asked = now
             try:
                 queued, silent = slurm_states(), False
             except ConfigError as error:  # a busy controller: the next time, perhaps
                 if not silent:
-                    say(f"{error}; asking again every few seconds")
+                    say(f"{error}; asking again every {ASK_EVERY} s")
                 silent = True
                 continue
-            now = time.monotonic()
             gone = {run.id: gone.get(run.id, now) for run in display.missing if jobs[run.id] not in queued}
             for run in list(display.missing):
                 if now - gone.get(run.id, now) > LATE:
@@ -411,7 +417,7 @@ def _submit(profile: Profile, runs: list[RunConfig]) -> dict[str, str]:
 
     wanted = profile.slurm
     folder = _jobs_path(profile).parent
-    executor = submitit.AutoExecutor(folder=folder / "%A", cluster="slurm")
+    executor = submitit.AutoExecutor(folder=folder / "%A", cluster="slurm", slurm_max_num_timeout=1000)
     options = {"name": f"ltlib-{profile.name}", "timeout_min": wanted.minutes, "cpus_per_task": wanted.cpus,
                "slurm_array_parallelism": wanted.concurrency, "slurm_additional_parameters": {"requeue": True}}
     options |= {"slurm_partition": wanted.partition} if wanted.partition else {}
@@ -430,7 +436,8 @@ def _last_words(profile: Profile, job: str) -> str:
     folder = _jobs_path(profile).parent / job.split("_")[0]
     logs = sorted(folder.glob(f"{job}_*_log.err"))
     lines = logs[-1].read_text(errors="replace").strip().splitlines() if logs else []
-    return f"({lines[-1][:200]}; {logs[-1]})" if lines else f"(no log in {folder})"
+    own = [line for line in lines if not line.startswith(("srun:", "slurmstepd:"))]
+    return f"({(own or lines)[-1][:200]}; {logs[-1]})" if lines else f"(no log in {folder})"
 
 
 # ----------------------------------------------------------------------------------------- any scheduler

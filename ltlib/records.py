@@ -101,13 +101,14 @@ def look_again(profile: str) -> None:
 def check_origin(record: Record, config: RunConfig, data: dict, weights_sha256: str | None) -> None:
     """Raise RecordError if a record was made from other data or weights than those at hand: their results do not mix."""
     made = record.provenance
-    for what, known, here in (("data", _sums(made["data"]), _sums(data)), ("weights", made["weights"]["sha256"], weights_sha256)):
+    for what, known, here in (("data", content(made["data"]), content(data)), ("weights", made["weights"]["sha256"], weights_sha256)):
         if here is not None and known != here:
             raise RecordError(f"{record_path(config)} was made from other {what} than those at hand: expected {here}, found {known}. "
                               f"Use the same {what}, or move results/{config.profile} away to run everything again.")
 
 
-def _sums(checksums: dict) -> dict:
+def content(checksums: dict) -> dict:
+    """Checksums of a data set's images and labels, without where they came from."""
     return {key: value for key, value in checksums.items() if key != "origin"}
 
 

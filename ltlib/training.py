@@ -35,7 +35,18 @@ from ltlib.engine import Checkpoints, Diverged, fit, predict, reproducible, thre
 from ltlib.longtail import make_splits, train_counts
 from ltlib.losses import Loss, build_loss, class_balanced_weights
 from ltlib.metrics import balanced_accuracy, class_hits, evaluate
-from ltlib.records import Record, RecordError, check_origin, computed_as, environment, load_record, logits_path, look_again, save_record
+from ltlib.records import (
+    Record,
+    RecordError,
+    check_origin,
+    computed_as,
+    content,
+    environment,
+    load_record,
+    logits_path,
+    look_again,
+    save_record,
+)
 
 DRW_BETA = 0.9999
 
@@ -257,7 +268,8 @@ def run_or_load(config: RunConfig, device: str | None = None, say: Callable[[str
 
     A run that equals softmax by mathematics is answered by the softmax run (``ltlib.records.computed_as``). One that another
     process is computing is waited for, or, without ``wait``, raises Busy. ``say_progress``: a line about every 20 s.
-    Raises MissingWeights, DataError, ConfigError or RecordError; a run that diverges is a record that says so.
+    Raises MissingWeights, DataError, ConfigError, RecordError, CheckpointError or OSError, and Stopped after ``request_stop``; a run
+    that diverges is a record that says so.
     """
     config = computed_as(config)
     record = load_record(config)
@@ -272,8 +284,9 @@ def run_or_load(config: RunConfig, device: str | None = None, say: Callable[[str
                 else:
                     record = _adjust(config, device, say, wait, say_progress)
                 save_record(config, record)
-    Checkpoints(live_path(config, ".pt"), {}).remove()
-    live_path(config, ".json").unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # a record may lie where nothing can be written
+        Checkpoints(live_path(config, ".pt"), {}).remove()
+        live_path(config, ".json").unlink(missing_ok=True)
     return record
 
 
@@ -287,7 +300,7 @@ def _train(config: RunConfig, device: torch.device, say, say_progress: bool = Tr
     splits = make_splits(data, config.protocol, config.train_set)
     counts = train_counts(config.protocol, config.train_set, data.num_classes)
     origin = environment(device) | {"data": data.checksums, "weights": {"origin": weights.origin, "sha256": weights.checksum}}
-    key = {"config": config.to_dict(), "data": data.checksums, "weights": weights.checksum, "device": device.type} | _libraries()
+    key = {"config": config.to_dict(), "data": content(data.checksums), "weights": weights.checksum, "device": device.type} | _libraries()
     start = {name: origin[name] for name in ("code", "device_name")}
     checkpoints = Checkpoints(live_path(config, ".pt"), key, checkpoint_minutes(), lambda line: say(f"{config.describe()}: {line}"), start)
     note, results = "", {}

@@ -190,6 +190,11 @@ def test_a_protocol_at_another_imbalance_factor_is_named_after_it(load):
     assert load(protocols=["thesis_if100"]).protocols == load(protocols=["thesis"]).protocols, "the very same runs"
 
 
+def test_a_protocol_given_twice_is_named_as_it_was_given(load):
+    with pytest.raises(ConfigError, match=r"protocols = \['thesis', 'thesis_if100'\]: expected each one once"):
+        load(protocols=["thesis", "thesis_if100"])
+
+
 @pytest.mark.parametrize("name", ["othr", "thesis_if", "thesis_if0", "thesis_ifx", "othr_if50", "thesis_if1000"])
 def test_a_protocol_that_is_not_there_or_cannot_be_is_refused(load, name):
     with pytest.raises(ConfigError, match=r"protocol = |imbalance_factor = "):
@@ -268,7 +273,7 @@ def test_whole_numbers_are_taken_where_a_number_is_wanted(load):
         ('dataset = "digits"\nmode = "finetune"', 'dataset = "digits"\nmode = "finetunes"', r"mode = 'finetunes'.*did you mean 'finetune'"),
         ('"ldam"', '"ldma"', r"losses = 'ldma'.*did you mean 'ldam'"),
         ("seeds = [0, 1]", "seeds = []", r"seeds = \(\): expected at least one"),
-        ("seeds = [0, 1]", "seeds = [0, 0]", r"seeds = \(0, 0\): expected each one once"),
+        ("seeds = [0, 1]", "seeds = [0, 0]", r"seeds = \[0, 0\]: expected each one once"),
         ("seeds = [0, 1]", "seeds = [-1]", r"seed = -1: expected 0 to 4294967295"),
         ("seeds = [0, 1]", 'seeds = [0]\ntrain_sets = ["long"]', r"train_set = 'long'"),
         ("seeds = [0, 1]", "seeds = [0]\ndrw = 1.5", r"drw = 1.5: expected a fraction"),
@@ -310,6 +315,7 @@ def test_a_profile_without_tables_of_protocols_is_refused(tmp_path, table):
         ("[loss_options.logit_adjusted]\ntua = 1.0", r"loss_options.logit_adjusted = 'tua'.*did you mean 'tau'"),
         ("[tune]\nlearning_rate = [1.0]", r"tune = 'learning_rate'"),
         ("[tune]\nlr = 1.0", r"tune.lr = 1.0: expected a list of values to try"),
+        ("[tune]\nlr = [1, 1.0]", r"tune.lr = \[1.0, 1.0\]: expected each one once"),
         ("[tune]\nlr = [1.0, 'fast']", r"tune.lr\[1\] = 'fast': expected a number"),
         ("[slurm]\ngpu = 1", r"slurm: key = 'gpu'.*did you mean 'gpus'"),
         ("[loss_options]\nldam = 3", r"loss_options.ldam = 3: expected a table like \[loss_options.ldam\]"),
@@ -570,6 +576,20 @@ def test_what_killed_processes_of_this_machine_left_is_swept_away(monkeypatch, t
     config.sweep("smoke")
     assert sorted(p.name for p in config.results_dir("smoke").iterdir()) == sorted(names[1:])
     assert [folder.exists() for folder in folders] == [False, True]
+
+
+def test_a_sweep_passes_over_what_it_may_not_remove(monkeypatch, tmp_path):
+    monkeypatch.setenv("LTLIB_OUT", str(tmp_path))
+    path = config.results_dir("smoke") / f".a.json.{config.HOST}.4194399.1.tmp.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("half")
+
+    def refuse(path):
+        raise PermissionError
+
+    monkeypatch.setattr(config.os, "unlink", refuse)
+    config.sweep("smoke")
+    assert path.exists()
 
 
 def test_whole_numbers_to_try_are_as_good_as_others(load):

@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import io
 import itertools
 import math
 import shutil
@@ -295,8 +296,9 @@ def test_a_checkpoint_that_cannot_be_used_is_named_and_the_run_starts_over(tmp_p
     assert same(train(RECIPE, checkpoints=again), undisturbed)
     assert message in said[0]
     assert str(tmp_path / "run.pt") in said[0]
-    assert "starts from its beginning; the file is kept as run.pt.unused" in said[0]
-    assert (tmp_path / "run.pt.unused").read_bytes() == useless
+    aside, = tmp_path.glob("run.pt.*")
+    assert f"starts from its beginning; the file is kept as {aside.name}" in said[0]
+    assert aside.read_bytes() == useless
     assert len(again.starts) == 1
     again.remove()
     assert not list(tmp_path.iterdir())
@@ -306,8 +308,33 @@ def test_a_checkpoint_of_another_run_is_not_used(tmp_path):
     train(RECIPE, checkpoints=checkpoints(tmp_path, key={"config": 1, "torch": "2.0"}))
     said = []
     assert checkpoints(tmp_path, key={"config": 1, "torch": "2.1"}, said=said).load() is None
-    assert "was written with another torch (torch: 2.0, now 2.1)" in said[0]
-    assert [p.name for p in tmp_path.iterdir()] == ["run.pt.unused"]
+    assert "was written with another torch (2.0, now 2.1): the run" in said[0]
+
+
+def test_back_with_the_libraries_of_a_checkpoint_the_run_goes_on_from_it(tmp_path):
+    """One version's run, another's, and the first again: nothing that was computed is lost."""
+    old, new, said = {"config": 1, "torch": "2.0"}, {"config": 1, "torch": "2.1"}, []
+    undisturbed = train(RECIPE)
+    for key, stop_after in ((old, 5), (new, 2)):
+
+        def stop(done, total, value, stop_after=stop_after):
+            if done == stop_after:
+                engine.request_stop()
+
+        with pytest.raises(Stopped):
+            train(RECIPE, checkpoints=checkpoints(tmp_path, key=key), progress=stop)
+        engine._stop_requested = False
+    for key, first in ((old, 6), (new, 3)):
+        seen, ours = [], checkpoints(tmp_path, key=key, said=said)
+        resumed = train(RECIPE, checkpoints=ours, progress=lambda done, *_, seen=seen: seen.append(done))
+        assert seen[0] == first
+        assert same(resumed, undisturbed)
+    assert [line[:10] for line in said] == ["the checkp", "going on f"] * 2
+
+
+def test_a_name_that_an_older_checkpoint_did_not_know_is_no_difference(tmp_path):
+    train(RECIPE, checkpoints=checkpoints(tmp_path, key={"config": 1}))
+    assert checkpoints(tmp_path, key={"config": 1, "timm": "1.0"}).load()["epoch"] == 3
 
 
 def test_a_checkpoint_that_does_not_fit_the_model_is_kept_and_named(tmp_path):
@@ -323,13 +350,30 @@ def test_a_checkpoint_that_cannot_be_read_is_left_where_it_is(tmp_path, monkeypa
     """A disk or a network that fails for a moment is no reason to start over."""
     train(RECIPE, checkpoints=checkpoints(tmp_path))
 
-    def fail(*_, **__):
-        raise OSError(errno.EIO, "Input/output error")
+    class Failing(io.FileIO):
+        def read(self, *_):
+            raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(torch, "load", fail)
+        readinto = readall = read
+
+    monkeypatch.setattr("builtins.open", lambda path, mode: Failing(path, "r"))
     with pytest.raises(OSError, match="Input/output error"):
         checkpoints(tmp_path).load()
     assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+
+
+def test_whatever_is_damaged_the_run_starts_over_and_nothing_worse(tmp_path):
+    """Bytes at random places, most of them where the file says what it holds."""
+    train(RECIPE, checkpoints=checkpoints(tmp_path))
+    content, generator = (tmp_path / "run.pt").read_bytes(), np.random.default_rng(0)
+    for trial in range(200):
+        damaged = bytearray(content)
+        first = len(content) - 1500 if trial % 2 else 0
+        for place in generator.integers(first, len(content), 5):
+            damaged[place] = generator.integers(256)
+        (tmp_path / "run.pt").write_bytes(damaged)
+        state = checkpoints(tmp_path).load()  # a byte that nothing reads may be another
+        assert state is None or state["epoch"] == 3
 
 
 @pytest.mark.parametrize("epoch", [1, 3])

@@ -14,7 +14,7 @@ import types
 
 import pytest
 
-from ltlib import launch, training
+from ltlib import engine, launch, training
 from ltlib.config import ConfigError, load_profile
 from ltlib.launch import RunsFailed, compute_runs, default_jobs, run_state, unique_runs
 from ltlib.records import load_record, logits_path, record_path
@@ -123,14 +123,13 @@ def test_a_gpu_that_was_named_gets_one_worker(monkeypatch):
     assert default_jobs(launch.torch.device("cuda:2")) == 1
 
 
-@pytest.mark.parametrize(("device", "chosen"), [("cpu", []), ("cuda", []), ("cuda:1", ["cuda:1"])])
+@pytest.mark.parametrize(("device", "chosen"), [("cpu", []), ("cpu:0", []), ("cuda", []), ("cuda:1", ["cuda:1"])])
 def test_a_worker_takes_the_gpu_that_it_is_given(monkeypatch, device, chosen):
     """"cuda" alone is the first GPU: torch.cuda.set_device would refuse a device without a number."""
     taken = []
     monkeypatch.setattr(launch.torch.cuda, "set_device", taken.append)
     monkeypatch.setattr(launch.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(launch.multiprocessing, "parent_process", lambda: threading.Event)
-    monkeypatch.setattr(launch.threading, "Thread", lambda **_: types.SimpleNamespace(start=lambda: None))
+    monkeypatch.setattr(launch.multiprocessing, "parent_process", lambda: types.SimpleNamespace(join=threading.Event().wait))
     devices = queue.SimpleQueue()
     devices.put(device)
     launch._start_worker(devices)
@@ -216,18 +215,70 @@ def test_a_slurm_task_that_asked_for_a_gpu_never_falls_back_to_the_cpu(monkeypat
     assert task_device(monkeypatch, 1, DEVICE="cpu") == "cpu"
 
 
-def test_a_preempted_slurm_task_waits_for_its_end_it_would_not_be_requeued_otherwise(monkeypatch):
-    slept = []
+def test_two_at_once_submit_a_run_once(out, monkeypatch):
+    profile, submitted, queued = tiny(losses=["softmax"]), [], {}
 
-    def stopped(*_):
-        raise launch.Stopped
+    def submit(profile, runs):
+        time.sleep(0.5)
+        submitted.extend(run.id for run in runs)
+        jobs = {run.id: f"1_{i}" for i, run in enumerate(runs)}
+        queued.update(dict.fromkeys(jobs.values(), "PENDING"))
+        return jobs
 
-    monkeypatch.setattr(launch.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(launch, "run_or_load", stopped)
-    monkeypatch.setattr(launch.time, "sleep", slept.append)
-    with pytest.raises(launch.Stopped):
-        launch.SlurmTask(0)(None)
-    assert slept == [launch.PREEMPTED]
+    monkeypatch.setattr(launch, "slurm_states", lambda: dict(queued))
+    monkeypatch.setattr(launch, "_submit", submit)
+    runs = unique_runs(profile)
+    following = [threading.Thread(target=compute_runs, args=(profile,), kwargs={"say": lambda line: None, "launcher": "slurm"})
+                 for _ in range(2)]
+    for thread in following:
+        thread.start()
+    time.sleep(3)
+    for run in runs:
+        training.run_or_load(run, "cpu")
+    for thread in following:
+        thread.join()
+    assert sorted(submitted) == sorted(run.id for run in runs)
+
+
+SLOW_SAVE = """
+import os, queue, signal, sys, threading, time, torch, types
+from pathlib import Path
+from ltlib import engine, launch
+
+launch.GRACE = 0.1
+devices = queue.SimpleQueue()
+devices.put("cpu")
+launch.multiprocessing.parent_process = lambda: types.SimpleNamespace(join=threading.Event().wait)
+launch._start_worker(devices)
+original = torch.save
+
+def slow(*arguments):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
+    original(*arguments)
+
+torch.save = slow
+engine.Checkpoints(Path(sys.argv[1]), {}).save({"epoch": 1, "step": 0})
+time.sleep(60)
+"""
+
+
+def test_a_worker_that_is_told_to_end_ends_after_the_checkpoint_that_it_is_writing(tmp_path):
+    path = tmp_path / "run.pt"
+    done = subprocess.run([sys.executable, "-c", SLOW_SAVE, str(path)], cwd=launch.ROOT, timeout=50)
+    assert done.returncode == 130
+    assert engine.Checkpoints(path, {}).load()["epoch"] == 1
+
+
+def test_the_last_words_of_a_task_are_its_own_and_not_sruns(out):
+    folder = launch._jobs_path(tiny()).parent / "7"
+    folder.mkdir(parents=True)
+    assert launch._last_words(tiny(), "7_1") == f"(no log in {folder})"
+    log = folder / "7_1_0_log.err"
+    log.write_text("Traceback ...\nConfigError: DEVICE = 'cuda': no\nsrun: error: node: task 0: Exited with exit code 1\n")
+    assert launch._last_words(tiny(), "7_1") == f"(ConfigError: DEVICE = 'cuda': no; {log})"
+    log.write_text("slurmstepd: error: *** STEP CANCELLED ***\n")
+    assert "STEP CANCELLED" in launch._last_words(tiny(), "7_1")
 
 
 def test_while_the_queue_does_not_answer_records_still_count_and_it_is_said_once(out, monkeypatch):
@@ -241,14 +292,17 @@ def test_while_the_queue_does_not_answer_records_still_count_and_it_is_said_once
         raise ConfigError("squeue does not answer")
 
     def later(_):
-        run = next(run for run in runs if load_record(run) is None)
-        training.run_or_load(run, "cpu")
+        slept.append(1)
+        if len(slept) % 3 == 0:
+            training.run_or_load(next(run for run in runs if load_record(run) is None), "cpu")
 
+    slept = []
+    monkeypatch.setattr(launch, "ASK_EVERY", 0)
     monkeypatch.setattr(launch, "slurm_states", states)
     monkeypatch.setattr(launch, "_submit", lambda profile, runs: {run.id: f"1_{i}" for i, run in enumerate(runs)})
     monkeypatch.setattr(launch.time, "sleep", later)
     compute_runs(profile, say=said.append, launcher="slurm")
-    assert [line for line in said if "does not answer" in line] == ["squeue does not answer; asking again every few seconds"]
+    assert [line for line in said if "does not answer" in line] == ["squeue does not answer; asking again every 0 s"]
     assert "[2/2]" in said[-1]
 
 
@@ -258,6 +312,7 @@ def test_a_requeued_task_is_not_given_up(out, monkeypatch):
     run = unique_runs(profile)[1]
     profile = dataclasses.replace(profile, train_sets=("longtailed",))
     answers = itertools.chain([{}, {}, {"1_0": "PENDING"}], itertools.repeat({}))
+    monkeypatch.setattr(launch, "ASK_EVERY", 0)
     monkeypatch.setattr(launch, "slurm_states", lambda: next(answers))
     monkeypatch.setattr(launch, "_submit", lambda profile, runs: {run.id: "1_0"})
     monkeypatch.setattr(launch.time, "monotonic", lambda: now[0])

@@ -56,7 +56,10 @@ JobAcctGatherType=jobacct_gather/none
 ReturnToService=2
 KillWait=5
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 State=UNKNOWN
-PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=10
+PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
 """
 
 
@@ -143,7 +146,7 @@ def test_the_smoke_profile_with_a_cancelled_task_ends_with_complete_records(slur
 
 
 LONG = """
-title = "long enough to be requeued half way"
+title = "long enough to be preempted half way"
 dataset = "digits"
 mode = "scratch"
 backbones = ["resnetv2_small32"]
@@ -172,7 +175,7 @@ minutes = 10
 """
 
 
-def test_a_requeued_task_goes_on_from_its_checkpoint_to_the_same_results(slurm, out, tmp_path, monkeypatch):
+def test_a_preempted_task_goes_on_from_its_checkpoint_to_the_same_results(slurm, out, tmp_path, monkeypatch):
     (tmp_path / "long.toml").write_text(LONG)
     profile = load_profile(str(tmp_path / "long.toml"))
     run, = unique_runs(profile)
@@ -183,12 +186,14 @@ def test_a_requeued_task_goes_on_from_its_checkpoint_to_the_same_results(slurm, 
     wait_until(lambda: live_path(run, ".pt").exists() and path.exists() and json.loads(path.read_text())["done"] > 0.1)
     job = slurm_jobs(profile)[run.id]
     assert load_record(run) is None
-    subprocess.run(["scontrol", "requeue", job], check=True)
+    urgent = ["sbatch", "--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap=true"]
+    subprocess.run(urgent, check=True, capture_output=True)
     wait_until(lambda: slurm_states()[job] == "PENDING")
     subprocess.run(["scontrol", "update", f"JobId={job}", "StartTime=now"], check=True)  # SLURM itself would wait two minutes
     said, _ = process.communicate(timeout=300)
     assert process.returncode == 0, said
     requeued = load_record(run)
+    assert len(requeued.provenance["starts"]) == 2
     assert requeued.provenance["starts"][1]["epoch"] >= 1
     monkeypatch.setenv("LTLIB_OUT", str(tmp_path / "undisturbed"))
     compute_runs(profile, jobs=1, device="cpu", say=lambda line: None)

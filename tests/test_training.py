@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 
 import numpy as np
@@ -345,7 +346,7 @@ def test_progress_that_cannot_be_written_costs_nothing_but_itself(tmp_path, monk
 def test_what_a_kill_after_the_record_left_is_removed_when_the_run_is_asked_for(out):
     config = smoke_config()
     first = run_or_load(config, "cpu")
-    for suffix in (".pt", ".pt.unused", ".json"):
+    for suffix in (".pt", ".pt.0123456789.unused", ".pt.damaged", ".json"):
         training.live_path(config, suffix).write_text("left")
     assert run_or_load(config, "cpu") == first
     assert [p.suffix for p in training.live_path(config, "").parent.iterdir()] == [".lock"]
@@ -361,7 +362,18 @@ def test_a_checkpoint_of_other_libraries_is_put_aside_by_name(out, monkeypatch):
     monkeypatch.setattr(training.timm, "__version__", "0.1")
     assert run_or_load(config, "cpu", said.append).status == "done"
     assert any("was written with another timm" in line and "now 0.1" in line for line in said)
-    assert not training.live_path(config, ".pt.unused").exists(), "the run is done"
+    assert [p.suffix for p in training.live_path(config, "").parent.iterdir()] == [".lock"], "the run is done"
+
+
+def test_a_record_is_loaded_where_nothing_can_be_removed(out, monkeypatch):
+    config = smoke_config()
+    first = run_or_load(config, "cpu")
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(training.Path, "unlink", refuse)
+    assert run_or_load(config, "cpu") == first
 
 
 @pytest.mark.parametrize("text", ["soon", "-1", "nan"])
