@@ -444,7 +444,7 @@ def _last_words(profile: Profile, job: str) -> str:
 
 
 PASSED_ON = ("LTLIB_DATA", "LTLIB_WEIGHTS", "LTLIB_OUT", "DEVICE", "CHECKPOINT_MINUTES", "HF_HOME", "PYTHONPATH",
-             "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
+             "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GOMP_SPINCOUNT")
 
 
 def run_commands(profile: Profile) -> list[str]:
