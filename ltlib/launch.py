@@ -239,6 +239,8 @@ def _outcomes(pool, futures: dict, refresh: Callable[[], None] = lambda: None):
             error = future.exception()
             if isinstance(error, BrokenExecutor):
                 raise error
+            if isinstance(error, Stopped):  # a worker heard of Ctrl-C before this process did
+                raise KeyboardInterrupt
             yield futures[future], error if error is not None else future.result()
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from ltlib import engine, launch, training
 from ltlib.config import ConfigError, load_profile
+from ltlib.engine import Stopped
 from ltlib.launch import RunsFailed, compute_runs, default_jobs, run_state, unique_runs
 from ltlib.records import load_record, logits_path, record_path
 
@@ -27,6 +28,10 @@ def tiny(**changes):
 
 def die(*_):
     os._exit(9)
+
+
+def stop(*_):
+    raise Stopped
 
 
 def results_of(profile):
@@ -71,6 +76,15 @@ def test_a_killed_worker_is_explained(out, monkeypatch):
     profile = tiny(losses=["softmax"])
     with pytest.raises(RunsFailed, match="smaller JOBS"):
         compute_runs(profile, jobs=1, device="cpu", say=lambda line: None)
+
+
+def test_a_stopped_worker_stops_the_others(out, monkeypatch):
+    """Ctrl-C goes to all processes of a terminal; whichever hears of it first, it is one and the same end."""
+    monkeypatch.setattr(launch, "_run", stop)
+    said = []
+    with pytest.raises(KeyboardInterrupt):
+        compute_runs(tiny(losses=["softmax"]), jobs=1, device="cpu", say=said.append)
+    assert any("stopping: 0 of 2 runs are done" in line for line in said)
 
 
 def test_states_of_a_run(out):

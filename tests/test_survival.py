@@ -148,7 +148,7 @@ def test_ctrl_c_stops_within_seconds_writes_a_checkpoint_and_says_how_to_go_on(m
     os.killpg(process.pid, signal.SIGINT)
     code, said = finish(process, timeout=30)
     assert time.monotonic() - before < 12
-    assert code == 130
+    assert code == 130, said
     assert "stopped; the same command goes on from there" in said
     assert "Traceback" not in said
     process = start(profile)
@@ -158,7 +158,7 @@ def test_ctrl_c_stops_within_seconds_writes_a_checkpoint_and_says_how_to_go_on(m
     assert "running: mobilenetv2_035, thesis longtailed, equalization, seed 0: epoch" in status.stdout
     os.kill(process.pid, signal.SIGTERM)  # to the parent alone, as SLURM and docker do
     code, said = finish(process, timeout=30)
-    assert code == 130
+    assert code == 130, said
     assert live_path(run, ".pt").exists()
     status = subprocess.run([sys.executable, "-m", "ltlib", "status", "--profile", profile.path], cwd=ROOT, capture_output=True, text=True)
     assert "1 interrupted" in status.stdout
