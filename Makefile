@@ -38,7 +38,7 @@ export MALLOC_TRIM_THRESHOLD_ = 17179869184
 export MALLOC_TOP_PAD_ = 268435456
 # threads that wait for one another otherwise burn the core that the awaited one needs: beside another busy process, features of a
 # frozen backbone took twenty times as long
-export GOMP_SPINCOUNT = 1000
+export GOMP_SPINCOUNT = 2000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup data runs runs-list tune notebooks figures html all bench test lab status clean lock
