@@ -14,16 +14,21 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
+import joblib
 import nbformat
 
-from ltlib.backbones import backbone_title
+from ltlib.backbones import MissingWeights, backbone_title
 from ltlib.config import HOST, ROOT, Profile, atomic_path, build_dir, exclusive, figures_dir, sweep
+from ltlib.datasets import DataError
 from ltlib.launch import unique_runs
-from ltlib.records import record_path
+from ltlib.records import predictions_path, record_path
+from ltlib.report import TIGHTLIST
 
 NOTEBOOKS = ROOT / "notebooks"
 PER_BACKBONE = ("11_finetune",)
@@ -31,6 +36,10 @@ PER_BACKBONE = ("11_finetune",)
 
 class NotebookFailed(RuntimeError):
     """A cell raised. The message names the notebook, the cell's error and where the failed copy is."""
+
+
+class NotReady(NotebookFailed):
+    """It needs data or weights that are not to be had here."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +55,9 @@ class Page:
     @property
     def parameters(self) -> dict:
         profile = self.profile
-        return {"profile": profile.path, "backbones": list(self.backbones), "losses": list(profile.losses), "seeds": list(profile.seeds),
-                "protocols": [protocol.name for protocol in profile.protocols], "train_sets": list(profile.train_sets)}
+        shared = {"profile": profile.path, "backbones": list(self.backbones), "losses": list(profile.losses), "seeds": list(profile.seeds),
+                  "protocols": [protocol.name for protocol in profile.protocols], "train_sets": list(profile.train_sets)}
+        return shared | ({"train": False} if self.source.stem in PER_BACKBONE else {})  # what is to be trained, `make runs` has trained
 
     @property
     def executed(self) -> Path:
@@ -62,7 +72,8 @@ class Page:
         digest = hashlib.sha256(json.dumps(self.parameters, sort_keys=True).encode())
         code = [p for p in sorted((ROOT / "ltlib").rglob("*")) if p.suffix in (".py", ".toml")]
         reference = sorted((ROOT / "data" / "reference").glob("*.csv"))
-        records = [record_path(run) for run in unique_runs(self.profile) if run.backbone in self.backbones]
+        runs = [run for run in unique_runs(self.profile) if run.backbone in self.backbones]
+        records = [path for run in runs for path in (record_path(run), predictions_path(run))]
         for path in (self.source, *code, *reference, *records):
             digest.update(path.name.encode() + (path.read_bytes() if path.exists() else b"-"))
         return digest.hexdigest()
@@ -96,12 +107,16 @@ def pages(profile: Profile) -> list[Page]:
     return result
 
 
-def execute(page: Page, say: Callable[[str], None] = print) -> None:
-    """Run a page's notebook from top to bottom; move its figures, its tables and at last itself into place."""
+def execute(page: Page) -> float:
+    """Run a page's notebook from top to bottom; move its figures, its tables and at last itself into place. Returns the seconds it took.
+
+    Raises NotebookFailed; its kernel computes with one thread, so that the digits do not depend on the machine's cores.
+    """
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
+    start = time.monotonic()
     folder = page.executed.parent
     folder.mkdir(parents=True, exist_ok=True)
     failed = folder / f"{page.name}.failed.ipynb"
@@ -111,17 +126,16 @@ def execute(page: Page, say: Callable[[str], None] = print) -> None:
         draft, figures = Path(temporary) / "notebook.ipynb", Path(temporary) / "figures"
         figures.mkdir()
         try:
-            os.environ["LTLIB_FIGURES"] = str(figures)  # the kernel inherits it
-            papermill.execute_notebook(page.source, draft, page.parameters, kernel_name="python3", cwd=str(NOTEBOOKS),
-                                       progress_bar=False, config=_kernel_config(sockets))
+            with mock.patch.dict(os.environ, LTLIB_FIGURES=str(figures), OMP_NUM_THREADS="1"):  # the kernel inherits them
+                papermill.execute_notebook(page.source, draft, page.parameters, kernel_name="python3", cwd=str(NOTEBOOKS),
+                                           progress_bar=False, config=_kernel_config(sockets))
         except (DeadKernelError, RuntimeError) as error:
             raise NotebookFailed(f"{page.name}: the kernel died or did not start ({error}). Run again, with more memory free.") from None
         except PapermillExecutionError as error:
             os.replace(draft, failed)
-            raise NotebookFailed(f"{page.name}: cell {error.exec_count} raised {error.ename}: {error.evalue}\nThe failed copy, with the "
-                                 f"whole traceback: {failed}") from None
-        finally:
-            del os.environ["LTLIB_FIGURES"]
+            what = f"{page.name}: cell {error.exec_count} raised {error.ename}: {error.evalue}"
+            kind = NotReady if error.ename in (DataError.__name__, MissingWeights.__name__) else NotebookFailed
+            raise kind(f"{what}\nThe failed copy, with the whole traceback: {failed}") from None
         notebook = nbformat.read(draft, as_version=4)
         if derivation := derivation_latex(notebook):
             (figures / "derivations").mkdir()
@@ -136,6 +150,7 @@ def execute(page: Page, say: Callable[[str], None] = print) -> None:
         with atomic_path(page.executed) as partial:
             nbformat.write(notebook, partial)
         failed.unlink(missing_ok=True)
+    return time.monotonic() - start
 
 
 def _kernel_config(folder: str):
@@ -146,16 +161,29 @@ def _kernel_config(folder: str):
     return Config({"KernelManager": {"transport": "ipc", "ip": ip}} if os.name == "posix" and len(ip) < 90 else {})
 
 
-def execute_stale(profile: Profile, say: Callable[[str], None] = print) -> None:
-    """Execute every page that is not fresh, one at a time (parallel kernels collide). Raises NotebookFailed at the first."""
+def _try(page: Page) -> tuple[Page, float, NotReady | None]:
+    try:
+        return page, execute(page), None
+    except NotReady as error:
+        return page, 0.0, error
+
+
+def execute_stale(profile: Profile, say: Callable[[str], None] = print, jobs: int | None = None, strict: bool = True) -> None:
+    """Execute every page that is not fresh, ``jobs`` at a time (default: one per core). Raises NotebookFailed at the first.
+
+    Without ``strict``, pages that need data or weights which are not to be had are named and passed over.
+    """
     with exclusive(build_dir(profile.name) / "notebooks", f"the notebooks of {profile.name} are being executed by another process", say):
         sweep(profile.name)
         every = pages(profile)
         todo = [page for page in every if page.state() != "fresh"]
         say(f"{profile.name}: {len(every) - len(todo)} notebooks are up to date, {len(todo)} to run")
-        for number, page in enumerate(todo, 1):
-            say(f"[{number}/{len(todo)}] {page.name}")
-            execute(page, say)
+        jobs = max(1, min(jobs or joblib.cpu_count(), len(todo)))
+        results = joblib.Parallel(jobs, return_as="generator_unordered")(joblib.delayed(_try)(page) for page in todo)
+        for number, (page, seconds, error) in enumerate(results, 1):
+            if error and strict:
+                raise error
+            say(f"[{number}/{len(todo)}] " + (f"passed over: {str(error).splitlines()[0]}" if error else f"{page.name}, {seconds:.0f} s"))
 
 
 INDEX = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -226,7 +254,7 @@ def derivation_latex(notebook) -> str:
     if folder not in os.environ["PATH"].split(os.pathsep):
         os.environ["PATH"] += os.pathsep + folder
     body, _ = LatexExporter(raw_template=_SECTION).from_notebook_node(nbformat.v4.new_notebook(cells=cells))
-    return "\\providecommand{\\tightlist}{\\setlength{\\itemsep}{0pt}\\setlength{\\parskip}{0pt}}\n" + body.strip() + "\n"
+    return TIGHTLIST + body.strip() + "\n"
 
 
 def write_html(profile: Profile, say: Callable[[str], None] = print) -> Path:

@@ -177,6 +177,39 @@ def download(url: str, path: Path, md5: str) -> None:
     part.replace(path)
 
 
+# Krizhevsky 2009; the class ids are the places of these names in alphabetical order
+_CIFAR100_SUPERCLASSES = {
+    "aquatic mammals": "beaver dolphin otter seal whale",
+    "fish": "aquarium_fish flatfish ray shark trout",
+    "flowers": "orchid poppy rose sunflower tulip",
+    "food containers": "bottle bowl can cup plate",
+    "fruit and vegetables": "apple mushroom orange pear sweet_pepper",
+    "household electrical devices": "clock keyboard lamp telephone television",
+    "household furniture": "bed chair couch table wardrobe",
+    "insects": "bee beetle butterfly caterpillar cockroach",
+    "large carnivores": "bear leopard lion tiger wolf",
+    "large man-made outdoor things": "bridge castle house road skyscraper",
+    "large natural outdoor scenes": "cloud forest mountain plain sea",
+    "large omnivores and herbivores": "camel cattle chimpanzee elephant kangaroo",
+    "medium-sized mammals": "fox porcupine possum raccoon skunk",
+    "non-insect invertebrates": "crab lobster snail spider worm",
+    "people": "baby boy girl man woman",
+    "reptiles": "crocodile dinosaur lizard snake turtle",
+    "small mammals": "hamster mouse rabbit shrew squirrel",
+    "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree",
+    "vehicles 1": "bicycle bus motorcycle pickup_truck train",
+    "vehicles 2": "lawn_mower rocket streetcar tank tractor",
+}
+
+
+def superclasses(dataset: str) -> dict[str, np.ndarray]:
+    """Class ids by superclass: the 20 of CIFAR-100, the first digit of the digit pairs; {} for a data set that has none."""
+    if dataset == "cifar100":
+        names = sorted(" ".join(_CIFAR100_SUPERCLASSES.values()).split())
+        return {title: np.array([names.index(name) for name in members.split()]) for title, members in _CIFAR100_SUPERCLASSES.items()}
+    return {f"{digit}x": np.arange(10 * digit, 10 * digit + 10) for digit in range(10)} if dataset == "digits" else {}
+
+
 # ----------------------------------------------------------------------------------- the embedded data set
 
 _POOLS = {"pretrain": (0.0, 0.5), "train": (0.5, 0.75), "test": (0.75, 1.0)}

@@ -1,8 +1,11 @@
-"""What a model is judged by: accuracy, F1 and cross-entropy on an evaluation set, and their intervals."""
+"""What a model is judged by: accuracy, F1, cross-entropy and calibration on an evaluation set, intervals, tests of ranks."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+import pandas as pd
 import torch
 from scipy import stats
 from sklearn.metrics import f1_score
@@ -65,6 +68,17 @@ def proportion_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, 
     return float(low), float(high)
 
 
+def exceeds_noise(p1: float, n1: int, p2: float, n2: int, sem: float = 0.0, level: float = 0.95) -> bool:
+    """Whether two shares, of n1 and of n2 independent images, differ by more than chance.
+
+    |p1 - p2| > z sqrt(v1 + v2 + sem^2), v = q (1 - q) / (n + 4) with q = (n p + 2) / (n + 4), so that a share of 0 or 1 has a variance too;
+    ``sem``: standard error over seeds of one of them, if it is a mean. Source: Agresti and Caffo 2000.
+    """
+    shares = [((n * p + 2) / (n + 4), n + 4) for p, n in ((p1, n1), (p2, n2))]
+    variance = sum(q * (1 - q) / n for q, n in shares) + sem**2
+    return abs(p1 - p2) > stats.norm.ppf(0.5 + level / 2) * np.sqrt(variance)
+
+
 def mean_interval(values, level: float = 0.95) -> tuple[float, float]:
     """Mean over seeds and the half width of Student's t interval: mean +- t_(k-1) s / sqrt(k).
 
@@ -73,5 +87,67 @@ def mean_interval(values, level: float = 0.95) -> tuple[float, float]:
     values = np.asarray(values, float)
     if len(values) < 2:
         return float(values.mean()), float("nan")
-    half = stats.t.ppf(0.5 + level / 2, len(values) - 1) * stats.sem(values)
-    return float(values.mean()), float(half)
+    return float(values.mean()), float(student(len(values), level) * stats.sem(values))
+
+
+def student(k: int, level: float = 0.95) -> float:
+    """Student's t of the two-sided interval of a mean over k >= 2 seeds: 12.7 for 2, 4.3 for 3."""
+    return float(stats.t.ppf(0.5 + level / 2, k - 1))
+
+
+def calibration(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> pd.DataFrame:
+    """The reliability table of N images: one row per bin of equal width of the confidence that holds images.
+
+    confidence (N,) in [0, 1], the probability of the predicted class; right (N,) bool -> columns confidence (mean), accuracy,
+    images. Raises ValueError for arrays of different lengths or confidences outside [0, 1]. Source: Guo et al. 2017.
+    """
+    confidence, right = np.asarray(confidence, float), np.asarray(right, float)
+    if confidence.shape != right.shape or not np.all((confidence >= 0) & (confidence <= 1)):
+        raise ValueError(f"expected as many confidences between 0 and 1 as outcomes: got shapes {confidence.shape} and {right.shape}")
+    bin_of = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)  # (0, 1/bins], ..., as in the paper
+    table = pd.DataFrame({"confidence": confidence, "accuracy": right, "images": 1}).groupby(bin_of)
+    return table.agg({"confidence": "mean", "accuracy": "mean", "images": "sum"})
+
+
+def expected_calibration_error(table: pd.DataFrame) -> float:
+    """ECE = sum_b (n_b / N) |accuracy_b - confidence_b|, 0 to 1, of a :func:`calibration` table. Source: Guo et al. 2017."""
+    return float(np.average((table["accuracy"] - table["confidence"]).abs(), weights=table["images"]))
+
+
+@dataclass(frozen=True)
+class RankTest:
+    """ranks: mean rank of each method over the blocks, 1 is best; statistic and p: Friedman's test of equal ranks;
+    pairs: (k, k) p-values of all pairs, Holm-corrected; concordance: Kendall's W, 0 (no agreement of blocks) to 1."""
+
+    ranks: pd.Series
+    statistic: float
+    p: float
+    pairs: pd.DataFrame
+    concordance: float
+
+
+def rank_test(scores: pd.DataFrame) -> RankTest:
+    """Friedman's test of k methods on N blocks, and the pairwise tests after it.
+
+    scores (N, k): a row per block (data set, backbone), a column per method, higher is better. Pairs: z = |R_i - R_j| /
+    sqrt(k (k + 1) / 6N), two-sided, Holm-corrected. Raises ValueError for fewer than 3 methods or 2 blocks, or gaps.
+    Source: Demsar 2006, Statistical Comparisons of Classifiers over Multiple Data Sets; scikit-posthocs.
+    """
+    blocks, methods = scores.shape
+    if methods < 3 or blocks < 2 or scores.isna().any(axis=None):
+        raise ValueError(f"{methods} methods on {blocks} blocks: expected at least 3 methods on at least 2 blocks, without gaps")
+    import scikit_posthocs
+
+    statistic, p = stats.friedmanchisquare(*scores.to_numpy().T)
+    statistic, p = (0.0, 1.0) if np.isnan(p) else (float(statistic), float(p))  # all methods equal in every block
+    pairs = scikit_posthocs.posthoc_siegel_friedman(scores.to_numpy(), p_adjust="holm")
+    pairs = pd.DataFrame(pairs.to_numpy(), scores.columns, scores.columns)
+    return RankTest(scores.rank(axis=1, ascending=False).mean(), statistic, p, pairs, statistic / (blocks * (methods - 1)))
+
+
+def pareto_front(points: np.ndarray) -> np.ndarray:
+    """(N, 2) points, higher is better in both -> (N,) bool: no other point is as good in both and better in one."""
+    points = np.asarray(points, float)
+    as_good = (points[None] >= points[:, None]).all(2)
+    better = (points[None] > points[:, None]).any(2)
+    return ~(as_good & better).any(1)

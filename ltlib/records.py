@@ -17,7 +17,10 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
 from ltlib.config import DATASETS, ROOT, Profile, RunConfig, atomic_path, build_dir, load_profile, results_dir
 from ltlib.longtail import train_counts
@@ -92,6 +95,50 @@ def load_record(config: RunConfig) -> Record | None:
     return record
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """What a run says of each image of its largest test set, after the last epoch.
+
+    labels             (N,) the true classes
+    predicted          (N,) argmax z
+    confidence         (N,) probability of the predicted class, 0 to 1
+    label_probability  (N,) probability of the true class
+    """
+
+    labels: np.ndarray
+    predicted: np.ndarray
+    confidence: np.ndarray
+    label_probability: np.ndarray
+
+
+def predictions_path(config: RunConfig) -> Path:
+    """Beside the record: small enough to be kept with it, for what a record's counts cannot tell (confusions, calibration)."""
+    return record_path(config).with_suffix(".npz")
+
+
+def save_predictions(config: RunConfig, logits: Tensor, labels: Tensor) -> None:
+    """logits (N, C) as the loss means them for prediction, labels (N,) -> the :class:`Predictions` of p = softmax(z)."""
+    p = logits.double().softmax(1)
+    small, half = torch.uint16, torch.float16
+    arrays = {"labels": labels.to(small), "predicted": logits.argmax(1).to(small), "confidence": p.max(1).values.to(half),
+              "label_probability": p.gather(1, labels[:, None])[:, 0].to(half)}
+    with atomic_path(predictions_path(config)) as partial:
+        np.savez_compressed(partial, **{name: value.numpy() for name, value in arrays.items()})
+
+
+def load_predictions(config: RunConfig) -> Predictions | None:
+    """The stored predictions of this run, or None. Raises RecordError if the file is not one of them."""
+    path = predictions_path(config)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {f.name: file[f.name] for f in dataclasses.fields(Predictions)}
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # zipfile, zlib, NumPy and KeyError: all mean the same to the user
+        raise RecordError(f"{path}: not the predictions of a run ({error}). Remove it; without its record the run is done again.") from None
+    return Predictions(**{name: array.astype(np.float64 if array.dtype.kind == "f" else np.int64) for name, array in arrays.items()})
+
+
 def look_again(profile: str) -> None:
     """Make a network file system forget that a record was not there: its folder is read anew."""
     with contextlib.suppress(FileNotFoundError):
@@ -134,7 +181,6 @@ def environment(device) -> dict:
     """Library and device versions, for the provenance of a record."""
     import numpy
     import timm
-    import torch
 
     name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else platform.processor() or platform.machine()
     libraries = {module.__name__: module.__version__ for module in (torch, timm, numpy)}

@@ -16,7 +16,7 @@ import seaborn as sns
 from ltlib.backbones import backbone_title
 from ltlib.config import DRW, ROOT, Profile, Protocol, atomic_path, figures_dir
 from ltlib.launch import run_state, unique_runs
-from ltlib.metrics import mean_interval, proportion_interval
+from ltlib.metrics import exceeds_noise, mean_interval, proportion_interval, student
 
 TEXT_WIDTH = 6.3  # inches: A4 with margins of 2.5 cm
 LOSS_TITLES = {
@@ -33,6 +33,9 @@ LOSS_TITLES = {
     "ldam_drw": "LDAM-DRW",
     "logit_adjusted": "Logit adjustment",
 }
+LOSS_SHORT = {"softmax": "Soft", "weighted_softmax": "Weight", "focal": "Focal", "class_balanced": "CB", "balanced_softmax": "BalSoft",
+              "ldam": "LDAM", "equalization": "EQL", "weighted_softmax_drw": "Weight-D", "focal_drw": "Focal-D",
+              "class_balanced_drw": "CB-D", "ldam_drw": "LDAM-D", "logit_adjusted": "LA"}
 SET_TITLES = {"balanced": "Balanced", "longtailed": "Long-tailed", "head": "Head", "middle": "Middle", "tail": "Tail",
               "balanced_head": "Head", "balanced_middle": "Middle", "balanced_tail": "Tail"}
 TRAIN_TITLES = {"balanced": "balanced", "longtailed": "long-tailed"}
@@ -41,6 +44,7 @@ THESIS_BACKBONES = {"mobilenetv2": "mobilenetv2_100", "resnet50v2": "resnetv2_50
                     "convnext_base": "convnext_base"}
 GROUP_COLORS = {"head": "#3b6fb6", "middle": "#e0a030", "tail": "#b5403a"}
 DAGGER = "†"
+TIGHTLIST = "\\providecommand{\\tightlist}{\\setlength{\\itemsep}{0pt}\\setlength{\\parskip}{0pt}}\n"  # pandoc's lists ask for it
 
 
 def thesis_results() -> pd.DataFrame:
@@ -95,8 +99,16 @@ def number(mean: float, half: float = np.nan, scale: float = 100, digits: int = 
     return text if not np.isfinite(half) else f"{text} ± {scale * half:.{digits}f}"
 
 
+def signed(points: float) -> str:
+    """ "+1.2" or "−1.2", with a minus sign."""
+    return f"{points:+.1f}".replace("-", "−")
+
+
+BEST, SECOND = "font-weight: bold", "text-decoration: underline"
+
+
 class Grid:
-    """A table of numbers with text for each, by backbone and loss, that marks the best of each backbone and column."""
+    """A table of numbers with text for each, by backbone and loss, that marks the best and the second of each backbone and column."""
 
     def __init__(self, profile: Profile):
         self.profile = profile
@@ -112,8 +124,9 @@ class Grid:
         for backbone in self.profile.backbones if bold else ():
             known = {loss: values[backbone, loss] for loss in self.profile.losses if np.isfinite(values.get((backbone, loss), np.nan))}
             if known:
-                target = (max if best == "max" else min)(known.values())
-                marks |= {(backbone, loss): True for loss, value in known.items() if value == target}
+                places = sorted(set(known.values()), reverse=best == "max")
+                marks |= {(backbone, loss): mark for place, mark in zip(places, (BEST, SECOND), strict=False)
+                          for loss, value in known.items() if value == place}
         self.columns.append(title)
         self.text.append(text)
         self.best.append(marks)
@@ -143,39 +156,64 @@ class Grid:
         return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(names, names=[None, None]),
                             columns=pd.MultiIndex.from_tuples(self.columns))
 
-    def styler(self, css: str = "font-weight: bold"):
-        """The table for a notebook, best of each backbone and column in bold."""
-        marks = [[css if key in best else "" for best in self.best] for key in self.index]
+    def styler(self, latex: bool = False):
+        """The table for a notebook (or for Styler.to_latex), best of each backbone and column in bold, second underlined."""
+        commands = {BEST: "textbf: --rwrap;", SECOND: "underline: --rwrap;"}
+        marks = [[(commands[best[key]] if latex else best[key]) if key in best else "" for best in self.best] for key in self.index]
         frame = self.frame()
         marks = pd.DataFrame(marks, index=frame.index, columns=frame.columns)
         return frame.style.apply(lambda _: marks, axis=None)
 
+    def markdown(self) -> str:
+        """The table in GitHub's Markdown, a row for each backbone and loss, best in bold."""
+        head = ["", "", *(f"{top}: {sub}".strip(": ") for top, sub in self.columns)]
+        lines = [head, ["---"] * 2 + ["---:"] * len(self.columns)]
+        for key, (names, cells) in zip(self.index, self.frame().iterrows(), strict=True):
+            marks = ["**" if best.get(key) == BEST else "" for best in self.best]
+            lines.append([*names, *(f"{mark}{cell}{mark}" for mark, cell in zip(marks, cells, strict=True))])
+        return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
     def latex(self, notes=()) -> str:
-        """A bare booktabs tabular: a block per backbone, best in bold, notes under the last rule."""
-        blocks, header = [], ""
-        width = len(self.columns) + 1
+        """A bare booktabs tabular: a block per backbone, best in bold, second underlined, notes under the last rule."""
+        blocks, header, width = [], self._header(), len(self.columns) + 1
         for backbone in self.profile.backbones:
-            styled = self.styler("textbf: --rwrap;")
+            if not any(key in text for text in self.text for key in self.index if key[0] == backbone):
+                title = _escape(backbone_title(backbone))
+                blocks.append(f"\\midrule\n\\multicolumn{{{width}}}{{l}}{{\\emph{{{title}}}: --, no run yet}} \\\\\n")
+                continue
+            styled = self.styler(latex=True)
             hidden = [row for row in styled.index if row[0] != backbone_title(backbone)]
             styled = styled.hide(hidden, axis="index").hide(level=0, axis="index") if hidden else styled.hide(level=0, axis="index")
             styled = styled.format(escape="latex").format_index(escape="latex", axis=0).format_index(escape="latex", axis=1)
             latex = styled.to_latex(hrules=True, multicol_align="c", column_format="l" + "r" * len(self.columns))
-            header, rest = latex.split("\\midrule\n", 1)
-            body = rest.split("\\bottomrule", 1)[0]
+            body = latex.split("\\midrule\n", 1)[1].split("\\bottomrule", 1)[0]
             blocks.append(f"\\midrule\n\\multicolumn{{{width}}}{{l}}{{\\emph{{{_escape(backbone_title(backbone))}}}}} \\\\\n{body}")
         if self.daggers:
             deferred = any(loss.endswith(DRW) for _, loss in self.daggers)
             other = "softmax (with deferred re-weighting: to the loss without it)" if deferred else "softmax"
             notes = [f"{DAGGER} Equal to {other} on equal class counts by mathematics: computed once.", *notes]
-        shown = self.frame()
-        characters = 18 + sum(max(len(top) * 0.6, len(sub), *map(len, cells)) + 2 for (top, sub), cells in shown.items())
-        lines = [line for note in notes for line in textwrap.wrap(note, int(characters))]  # no wider than the table itself
-        foot = "".join(f"\\multicolumn{{{width}}}{{l}}{{\\scriptsize {_escape(line)}}} \\\\\n" for line in lines)
-        text = header + "".join(blocks) + "\\bottomrule\n" + foot + "\\end{tabular}\n"
-        return _symbols(text)
+        text = header + "".join(blocks) + "\\bottomrule\n" + _foot(notes, self.frame()) + "\\end{tabular}\n"
+        return latex_signs(text)
+
+    def _header(self) -> str:
+        empty = self.frame().iloc[:0].style.format_index(escape="latex", axis=1).hide(level=0, axis="index")
+        latex = empty.to_latex(hrules=True, multicol_align="c", column_format="l" + "r" * len(self.columns))
+        return latex.split("\\midrule\n", 1)[0]
 
 
-def _symbols(text: str) -> str:
+def _foot(notes, shown: pd.DataFrame, index_columns: int = 1, characters: int | None = None) -> str:
+    """Lines of notes, no wider than the table itself: LaTeX would widen its last column for them."""
+    titles = [title if isinstance(title, tuple) else ("", str(title)) for title in shown.columns]
+    widths = [max(map(len, (sub, *column))) + 2 for (_, sub), column in zip(titles, shown.to_numpy(str).T, strict=True)]
+    spans = itertools.groupby(range(len(titles)), lambda i: titles[i][0] or i)
+    total = sum(max(sum(widths[i] for i in span), len(str(top))) for top, span in ((top, list(span)) for top, span in spans))
+    total += sum(max(len(str(value)) for value in shown.index.get_level_values(-1 - level)) for level in range(index_columns))
+    lines = [line for note in notes for line in textwrap.wrap(note, characters or int(total))]
+    width = len(titles) + index_columns
+    return "".join(f"\\multicolumn{{{width}}}{{l}}{{\\scriptsize {_escape(line)}}} \\\\\n" for line in lines)
+
+
+def latex_signs(text: str) -> str:
     """The signs of our tables in LaTeX."""
     text = text.replace(DAGGER, "$^\\dagger$").replace("−", "$-$").replace("–", "--")
     return text.replace(" ± ", "\\,$\\pm$\\,").replace("±", "$\\pm$")
@@ -191,7 +229,7 @@ def accuracy_grid(profile: Profile, records: pd.DataFrame, train_set: str) -> Gr
     """The thesis's tables 5.1 to 5.10: top-1 accuracy in percent on its five test sets, ours beside the thesis's."""
     grid, ours, theirs = Grid(profile), summarise(records), thesis_results()
     theirs = theirs[(theirs["train_set"] == train_set) & (theirs["metric"] == "acc1")].set_index(["backbone", "loss", "eval_set"])["value"]
-    for eval_set in ("balanced", "longtailed", "head", "middle", "tail"):
+    for eval_set in THESIS_SETS:
         grid.add_summary(ours, "thesis", train_set, eval_set, (SET_TITLES[eval_set], "ours"))
         printed = {key: theirs.get((thesis_backbone(key[0]), key[1], eval_set), np.nan) for key in grid.index}
         grid.add((SET_TITLES[eval_set], "thesis"), printed, {key: number(value) for key, value in printed.items()}, bold=False)
@@ -223,11 +261,58 @@ def appendix_grid(profile: Profile, records: pd.DataFrame, train_set: str) -> Gr
     grid = Grid(profile)
     for metric, title, scale, digits, best in (("loss", "CE", 1, 2, "min"), ("acc1", "Acc", 100, 1, "max"), ("f1", "F1", 100, 1, "max")):
         summary = summarise(records, metric).assign(half=np.nan)
-        for eval_set in ("balanced", "longtailed", "head", "middle", "tail"):
+        for eval_set in THESIS_SETS:
             grid.add_summary(summary, "thesis", train_set, eval_set, (SET_TITLES[eval_set], title), scale=scale, digits=digits, best=best)
     order = sorted(range(15), key=lambda i: (i % 5, i // 5))
     grid.columns, grid.text, grid.best = ([part[i] for i in order] for part in (grid.columns, grid.text, grid.best))
     return grid
+
+
+THESIS_IMAGES = {"balanced": 5000, "longtailed": 1051, "head": 844, "middle": 169, "tail": 38}  # of its test sets
+THESIS_SETS = ("balanced", "longtailed", "head", "middle", "tail")
+NOISE_COLORS = {"within noise": "#777777", "ours higher": "#1b5fa8", "ours lower": "#a8321b"}
+
+
+def thesis_stand_in(profile: Profile, records: pd.DataFrame, backbone: str) -> str | None:
+    """The backbone of the profile that stands beside one of the thesis's: its own, else one of its family with runs, else one without."""
+    family = [b for b in profile.backbones if thesis_backbone(b) == backbone]
+    order = [b for b in family if b == THESIS_BACKBONES[backbone]] + [b for b in family if b in set(records["backbone"])] + family
+    return order[0] if order else None
+
+
+def thesis_appendix(profile: Profile, records: pd.DataFrame, backbone: str, train_set: str,
+                    full: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """One table of the thesis's appendix A, ours beside theirs: its text, and the CSS that colours ours (``NOISE_COLORS``).
+
+    backbone: the thesis's name. full: loss (each row's own criterion), accuracy and F1, otherwise accuracy alone; accuracies and F1 in
+    percent, means over seeds. Coloured is whether the difference exceeds the noise of two finite test sets and of our seeds
+    (:func:`ltlib.metrics.exceeds_noise`; F1 is judged as if it were an accuracy; losses are not judged).
+    """
+    printed = pd.read_csv(ROOT / "data" / "reference" / "thesis.csv").query("backbone == @backbone and train_set == @train_set")
+    printed = printed.set_index(["loss", "eval_set", "metric"])
+    ours, here = {m: summarise(records, m) for m in ("criterion", "acc1", "f1")}, thesis_stand_in(profile, records, backbone)
+    measures = (("criterion", "Loss"), ("acc1", "Acc"), ("f1", "F1")) if full else (("acc1", "Acc"),)
+    columns = pd.MultiIndex.from_tuples([(SET_TITLES[s], title) for s in THESIS_SETS for _, title in measures])
+    losses = [loss for loss in LOSS_TITLES if loss in printed.index.unique(0)]
+    index = pd.MultiIndex.from_tuples([(LOSS_TITLES[loss], who) for loss in losses for who in ("thesis", "ours")])
+    text, css = pd.DataFrame("–", index, columns), pd.DataFrame("", index, columns)
+    for loss, eval_set, (metric, title) in itertools.product(losses, THESIS_SETS, measures):
+        column, scale, digits = (SET_TITLES[eval_set], title), *((1, 2) if metric == "criterion" else (100, 1))
+        theirs = printed.loc[loss, eval_set, "loss" if metric == "criterion" else metric]
+        missing = "treat as missing" in str(theirs["note"])
+        if not missing:
+            text.loc[(LOSS_TITLES[loss], "thesis"), column] = number(theirs["value"], scale=scale, digits=digits)
+        key = ("thesis", train_set, here, loss, eval_set)
+        if key not in ours[metric].index:
+            continue
+        row = ours[metric].loc[key]
+        text.loc[(LOSS_TITLES[loss], "ours"), column] = number(row["mean"], scale=scale, digits=digits)
+        if metric != "criterion" and not missing:
+            sem = row["half"] / student(row["seeds"]) if row["seeds"] > 1 else 0.0
+            noisy = not exceeds_noise(theirs["value"], THESIS_IMAGES[eval_set], row["mean"], row["n"], sem)
+            kind = "within noise" if noisy else "ours higher" if row["mean"] > theirs["value"] else "ours lower"
+            css.loc[(LOSS_TITLES[loss], "ours"), column] = f"color: {NOISE_COLORS[kind]}"
+    return text, css
 
 
 PUBLISHED_METHODS = {"softmax": ("CE", "Softmax"), "ldam_drw": ("LDAM-DRW",), "balanced_softmax": ("Balanced Softmax (end to end)",)}
@@ -347,15 +432,34 @@ class Output:
                 figure.savefig(partial, format="png", dpi=150, metadata={"Software": None})
         plt.show()
 
-    def frame(self, frame: pd.DataFrame, name: str) -> None:
-        """Save a plain table as ``tables/<name>.tex``, a bare booktabs tabular, and show it in the notebook."""
+    def frame(self, frame: pd.DataFrame, name: str, css: pd.DataFrame | None = None, notes=(), widths=()) -> None:
+        """Save a plain table as ``tables/<name>.tex``, a bare booktabs tabular, and show it in the notebook.
+
+        css: "" or one declaration for each cell, such as "color: #1b5fa8" (in LaTeX: package xcolor). notes stand under the last rule.
+        widths: of the columns in cm, the index included, for tables of prose.
+        """
         from IPython.display import display
 
-        styled = frame.style.format(escape="latex").format_index(escape="latex", axis=0).format_index(escape="latex", axis=1)
-        latex = styled.to_latex(hrules=True, column_format="l" + "r" * frame.shape[1])
+        colored = frame.style if css is None else frame.style.apply(lambda _: css, axis=None)
+        styled = colored.format(escape="latex").format_index(escape="latex", axis=0).format_index(escape="latex", axis=1)
+        prose = "".join(rf">{{\raggedright\arraybackslash}}p{{{width}cm}}" for width in widths)
+        layout = prose or "l" * frame.index.nlevels + "r" * frame.shape[1]
+        latex = styled.to_latex(hrules=True, convert_css=True, multicol_align="c", multirow_align="naive", clines=None,
+                                column_format=layout)
+        latex = latex.replace("\\bottomrule\n", "\\bottomrule\n" + _foot(notes, frame, frame.index.nlevels, 100 if widths else None))
         with atomic_path(self.folder / "tables" / f"{name}.tex") as partial:
-            partial.write_text(_symbols(latex))
-        display(frame)
+            partial.write_text(latex_signs(latex))
+        display(frame if css is None else colored)
+
+    def text(self, markdown: str, name: str) -> None:
+        """Save a piece of prose as ``<name>.tex``, and show it in the notebook."""
+        import pypandoc
+        from IPython.display import Markdown, display
+
+        latex = pypandoc.convert_text(markdown, "latex", "markdown-auto_identifiers", extra_args=["--wrap=none"])
+        with atomic_path(self.folder / f"{name}.tex") as partial:
+            partial.write_text(TIGHTLIST + latex)
+        display(Markdown(markdown))
 
     def table(self, grid: Grid, name: str, notes=()) -> None:
         """Save as ``tables/<name>.tex``, and show it in the notebook."""

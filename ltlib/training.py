@@ -45,6 +45,7 @@ from ltlib.records import (
     load_record,
     logits_path,
     look_again,
+    save_predictions,
     save_record,
 )
 
@@ -167,13 +168,7 @@ def features(config: RunConfig, device: torch.device, say: Callable[[str], None]
     computation goes on where it was.
     """
     data, weights, recipe = load_dataset(config.dataset), weights_for(config, device, say), config.recipe
-    key = {
-        "backbone": config.backbone, "weights": weights.checksum, "normalisation": [weights.mean, weights.std],
-        "interpolation": weights.interpolation, "data": {k: v for k, v in data.checksums.items() if k != "origin"},
-        "resolution": recipe.resolution, "dtype": recipe.precision, "batch_size": FEATURE_BATCH, "device": device.type,
-    }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
-    folder = cache_dir() / "features" / f"{config.backbone}-{digest}"
+    folder, key = _features_folder(config, data, weights, device)
 
     @functools.cache
     def extract():
@@ -186,6 +181,18 @@ def features(config: RunConfig, device: torch.device, say: Callable[[str], None]
                 partial.write_text(json.dumps(key, indent=1))
         return tuple(_split_features(folder, split, images, extract, weights, recipe, device, say, config.backbone)
                      for split, images in (("train", data.train_images), ("test", data.test_images)))
+
+
+def _features_folder(config: RunConfig, data: ImageData, weights: Weights, device: torch.device) -> tuple[Path, dict]:
+    """Where the features of a frozen backbone lie, and all that they depend on."""
+    recipe = config.recipe
+    key = {
+        "backbone": config.backbone, "weights": weights.checksum, "normalisation": [weights.mean, weights.std],
+        "interpolation": weights.interpolation, "data": {k: v for k, v in data.checksums.items() if k != "origin"},
+        "resolution": recipe.resolution, "dtype": recipe.precision, "batch_size": FEATURE_BATCH, "device": device.type,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:10]
+    return cache_dir() / "features" / f"{config.backbone}-{digest}", key
 
 
 def _split_features(folder: Path, split, images, extract, weights, recipe, device, say, name) -> np.ndarray:
@@ -310,7 +317,7 @@ def _train(config: RunConfig, device: torch.device, say, say_progress: bool = Tr
         note = f"{error}; a smaller learning rate (recipe lr = {config.recipe.lr}) is the usual mend"
     else:
         _save_tensors(model_path(config), state)
-        _save_tensors(logits_path(config), {"balanced": logits, "labels": torch.as_tensor(data.test_labels[splits.tests["balanced"]])})
+        _save_outputs(config, logits, torch.as_tensor(data.test_labels[splits.tests["balanced"]]), counts)
     provenance = origin | {
         "wall_seconds": round(checkpoints.seconds, 2),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -382,7 +389,7 @@ def _adjust(config: RunConfig, device: torch.device, say, wait: bool, say_progre
     criterion = build_loss("softmax", counts).eval()
     adjusted = logits - config.tau * torch.as_tensor(np.log(counts / counts.sum()), dtype=logits.dtype)
     evaluations = {"last": {"epoch": config.recipe.epochs} | _evaluations(adjusted, data, splits, criterion)}
-    _save_tensors(logits_path(config), {"balanced": adjusted, "labels": labels})
+    _save_outputs(config, adjusted, labels, counts)
     return dataclasses.replace(record, id=config.id, config=config.to_dict(), results=record.results | {"evaluations": evaluations},
                                provenance=record.provenance | {"adjusted": base.id})
 
@@ -431,6 +438,46 @@ def _evaluations(logits: Tensor, data: ImageData, splits, criterion: Loss) -> di
             images, hits = class_hits(logits[rows], labels[rows])
             per_class[name] = {"images": images, "hits": hits}
     return {"sets": sets, "per_class": per_class}
+
+
+def load_model(config: RunConfig, device: torch.device) -> Classifier:
+    """The classifier of a finished run after its last epoch. Raises FileNotFoundError where its weights are not kept here."""
+    from safetensors.torch import load_file
+
+    state = load_file(model_path(config), device=str(device))
+    backbone = build_backbone(config.backbone, None, config.recipe.resolution)
+    model = Classifier(backbone, build_head(config.head, backbone.num_features, DATASETS[config.dataset].num_classes)).to(device)
+    model.load_state_dict(state)
+    return model.eval()
+
+
+def stored_features(config: RunConfig, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Pooled features of some training and test images by the backbone of a finished run: indices (n,), (m,) -> (n, D), (m, D) float32.
+
+    None where something would have to be trained for them, or extracted for hours: no stored weights of the run; no cached features of
+    the frozen backbone.
+    """
+    device, data = pick_device(), load_dataset(config.dataset)
+    try:
+        if config.mode == "probe":
+            weights = weights_for(config, device)
+            folder, _ = _features_folder(config, data, weights, device)
+            if len(list(folder.glob("*.npy"))) < sum(-(-len(x) // FEATURE_CHUNK) for x in (data.train_images, data.test_images)):
+                return None
+            return tuple(x[index] for x, index in zip(features(config, device), (train, test), strict=True))
+        model, weights = load_model(config, device), weights_for(config, device)
+    except (FileNotFoundError, backbones.MissingWeights):
+        return None
+    parts = ((data.train_images, train), (data.test_images, test))
+    return tuple(predict(model.backbone, ImageBatches(
+        images[index], np.zeros(len(index), np.int64), batch_size=FEATURE_BATCH, resolution=config.recipe.resolution, mean=weights.mean,
+        std=weights.std, interpolation=weights.interpolation, device=device), config.recipe.precision).numpy() for images, index in parts)
+
+
+def _save_outputs(config: RunConfig, logits: Tensor, labels: Tensor, counts: np.ndarray) -> None:
+    """The test logits, and beside the record what they predict."""
+    _save_tensors(logits_path(config), {"balanced": logits, "labels": labels})
+    save_predictions(config, build_loss(config.loss, counts, **dict(config.loss_options)).eval().prediction_logits(logits), labels)
 
 
 def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
