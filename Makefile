@@ -10,6 +10,7 @@ TRAIN_SETS ?=
 DEVICE ?= auto
 LAUNCHER ?= local
 SLURM ?=
+LAB ?=
 
 # an active conda environment of the project's name is used as it is; otherwise .venv is made here
 ifeq ($(CONDA_DEFAULT_ENV),longtail-workbook)
@@ -53,6 +54,7 @@ help: ## this help
 	@echo "  PROTOCOLS=\"standard standard_if50\"   the profile's, also at another imbalance factor"
 	@echo "  JOBS=n                  runs at a time (default: one per core or GPU)   DEVICE=auto|cpu|cuda   CHECKPOINT_MINUTES=10"
 	@echo "  LAUNCHER=slurm SLURM=\"partition=gpu minutes=600 gpus=1 cpus=4 memory_gb=32 concurrency=8\"   on a cluster"
+	@echo "  LAB=\"--no-browser --port=9999\"   further options of JupyterLab"
 	@echo "  LTLIB_DATA=folder       data sets    LTLIB_WEIGHTS=folder   backbone weights    LTLIB_OUT=folder   all that is made"
 
 setup: $(READY) ## make the environment (.venv), if it is not there
@@ -84,7 +86,7 @@ tune: $(READY) ## try the rates that PROFILE lists, choose by validation accurac
 notebooks figures: $(READY) ## runs, then execute the notebooks that are not fresh: figures and tables
 	@$(LTLIB) notebooks $(CHOICE)
 
-html: $(READY) ## executed notebooks as HTML
+html: $(READY) ## the executed notebooks as a book of HTML
 	@$(LTLIB) html $(CHOICE)
 
 all: $(READY) ## everything for PROFILE: runs, notebooks, figures, tables, HTML
@@ -96,8 +98,8 @@ bench: $(READY) ## what things cost here: losses, batches, training steps; on a 
 status: $(READY) ## what is done, missing, stale
 	@$(LTLIB) status $(CHOICE)
 
-lab: $(READY) ## open JupyterLab on the notebooks
-	"$(PY)" -m jupyterlab --notebook-dir=notebooks
+lab: $(READY) ## open the notebooks in JupyterLab
+	@$(LTLIB) lab --lab="$(LAB)"
 
 test: $(READY) ## lint, unit tests, the pipeline end to end in the smoke profile
 	"$(PY)" -m ruff check .

@@ -6,6 +6,7 @@ import argparse
 import collections
 import functools
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ import threading
 from ltlib import bench, book, launch
 from ltlib.backbones import check_name
 from ltlib.config import ConfigError, Profile, figures_dir, load_profile, results_dir, with_slurm
+from ltlib.html import write_html
 from ltlib.training import prepare, progress_line
 from ltlib.tune import tune
 
@@ -50,7 +52,7 @@ def status(profile: Profile) -> None:
 def everything(profile: Profile, jobs: int | None, launcher: str) -> None:
     launch.compute_runs(profile, jobs, say=say, launcher=launcher)
     book.execute_stale(profile, say)
-    index = book.write_html(profile, say)
+    index = write_html(profile, say)
     say(f"\nMade for profile {profile.name}:")
     say(f"  records             {os.path.relpath(results_dir(profile.name))}/*.json")
     say(f"  executed notebooks  {os.path.relpath(book.build_dir(profile.name))}/notebooks/*.ipynb")
@@ -59,15 +61,22 @@ def everything(profile: Profile, jobs: int | None, launcher: str) -> None:
     say(f"  LaTeX tables        {os.path.relpath(figures_dir(profile.name))}/tables/*.tex")
 
 
+def lab(options: list[str]) -> None:
+    """Become JupyterLab on this machine alone, with the index of the notebooks open; its kernel is this Python."""
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={book.NOTEBOOKS}",
+                              "--LabApp.default_url=/lab/tree/index.ipynb", *options])
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ltlib", description=__doc__)
-    parser.add_argument("command", choices=["data", "runs", "runs-list", "tune", "notebooks", "html", "all", "status", "bench"])
+    parser.add_argument("command", choices=["data", "runs", "runs-list", "tune", "notebooks", "html", "all", "status", "bench", "lab"])
     parser.add_argument("--profile", default="demo")
     for name in ("backbones", "losses", "seeds", "protocols", "train-sets"):
         parser.add_argument(f"--{name}", default="", help="separated by spaces; default: those of the profile")
     parser.add_argument("--jobs", default="", help="runs at a time; default: one per core or GPU")
     parser.add_argument("--launcher", default="local", help="local (default) or slurm")
     parser.add_argument("--slurm", default="", help="for LAUNCHER=slurm, instead of the profile's: partition=... minutes=... gpus=...")
+    parser.add_argument("--lab", default="", help="for lab: further options of JupyterLab, as --lab='--no-browser --port=9999'")
     chosen = parser.parse_args(arguments)
     before = signal.signal(signal.SIGTERM, _interrupt) if threading.current_thread() is threading.main_thread() else None
     for name in ("LTLIB_DATA", "LTLIB_WEIGHTS", "LTLIB_OUT"):
@@ -97,13 +106,15 @@ def main(arguments: list[str] | None = None) -> int:
                 launch.compute_runs(profile, jobs, say=say, launcher=chosen.launcher)
                 book.execute_stale(profile, say)
             case "html":
-                say(book.write_html(profile, say))
+                say(write_html(profile, say))
             case "all":
                 everything(profile, jobs, chosen.launcher)
             case "status":
                 status(profile)
             case "bench":
                 bench.report(say)
+            case "lab":
+                lab(shlex.split(chosen.lab))
     except (*launch.EXPECTED, launch.RunsFailed, book.NotebookFailed) as error:
         mend = "\nA file could not be read or written: is there room, and are the folders yours?" if isinstance(error, OSError) else ""
         print(f"\n{type(error).__name__}: {error}{mend}", file=sys.stderr)
