@@ -206,16 +206,16 @@ def _exporter():
 def _inline(texts: list[str]) -> list[Markup]:
     """Lines of Markdown as HTML without a paragraph around them."""
     from bs4 import BeautifulSoup
-    from nbconvert.filters import markdown2html
+    from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
-    made = (BeautifulSoup(markdown2html(f"# {text}"), "html.parser").h1 for text in formulas_to_mathml(texts))
-    return [_label(heading) for heading in made]
+    render = MarkdownWithMath(renderer=IPythonRenderer(escape=False, exclude_anchor_links=True)).render
+    return [_label(BeautifulSoup(render(f"# {text}"), "html.parser").h1) for text in formulas_to_mathml(texts)]
 
 
 def _label(heading) -> Markup:
     """What stands in a heading, to be put into a link: without links of its own."""
     for link in heading.find_all("a"):
-        link.decompose() if "anchor-link" in link.get("class", ()) else link.unwrap()
+        link.unwrap()
     return Markup(heading.decode_contents())
 
 
