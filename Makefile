@@ -10,6 +10,7 @@ TRAIN_SETS ?=
 DEVICE ?= auto
 LAUNCHER ?= local
 SLURM ?=
+LAB ?=
 
 # an active conda environment of the project's name is used as it is; otherwise .venv is made here
 ifeq ($(CONDA_DEFAULT_ENV),longtail-workbook)
@@ -41,7 +42,7 @@ export MALLOC_TOP_PAD_ = 268435456
 export GOMP_SPINCOUNT = 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data runs runs-list tune notebooks figures html all bench test lab status clean lock
+.PHONY: help setup data runs runs-list tune notebooks figures html thesis readme all bench test lab status clean lock
 
 help: ## this help
 	@echo "The long-tail workbook. Targets:"
@@ -53,6 +54,7 @@ help: ## this help
 	@echo "  PROTOCOLS=\"standard standard_if50\"   the profile's, also at another imbalance factor"
 	@echo "  JOBS=n                  runs at a time (default: one per core or GPU)   DEVICE=auto|cpu|cuda   CHECKPOINT_MINUTES=10"
 	@echo "  LAUNCHER=slurm SLURM=\"partition=gpu minutes=600 gpus=1 cpus=4 memory_gb=32 concurrency=8\"   on a cluster"
+	@echo "  LAB=\"--no-browser --port=9999\"   further options of JupyterLab"
 	@echo "  LTLIB_DATA=folder       data sets    LTLIB_WEIGHTS=folder   backbone weights    LTLIB_OUT=folder   all that is made"
 
 setup: $(READY) ## make the environment (.venv), if it is not there
@@ -84,10 +86,16 @@ tune: $(READY) ## try the rates that PROFILE lists, choose by validation accurac
 notebooks figures: $(READY) ## runs, then execute the notebooks that are not fresh: figures and tables
 	@$(LTLIB) notebooks $(CHOICE)
 
-html: $(READY) ## executed notebooks as HTML
+html: $(READY) ## a book of the notebooks, from the records that are there: nothing is trained
 	@$(LTLIB) html $(CHOICE)
 
-all: $(READY) ## everything for PROFILE: runs, notebooks, figures, tables, HTML
+thesis: $(READY) ## a PDF of all tables and figures, from the records that are there (needs latexmk)
+	@$(LTLIB) thesis $(CHOICE)
+
+readme: $(READY) ## put the committed results into the README
+	@$(LTLIB) readme
+
+all: $(READY) ## everything for PROFILE: runs, notebooks, figures, tables, HTML, PDF
 	@$(LTLIB) all $(CHOICE)
 
 bench: $(READY) ## what things cost here: losses, batches, training steps; on a GPU also utilisation and hours
@@ -96,8 +104,8 @@ bench: $(READY) ## what things cost here: losses, batches, training steps; on a 
 status: $(READY) ## what is done, missing, stale
 	@$(LTLIB) status $(CHOICE)
 
-lab: $(READY) ## open JupyterLab on the notebooks
-	"$(PY)" -m jupyterlab --notebook-dir=notebooks
+lab: $(READY) ## open the notebooks in JupyterLab
+	@$(LTLIB) lab --lab="$(LAB)"
 
 test: $(READY) ## lint, unit tests, the pipeline end to end in the smoke profile
 	"$(PY)" -m ruff check .
@@ -108,5 +116,5 @@ lock: $(READY) ## compile requirements.lock and environment.yml from pyproject.t
 	"$(PY)" -m ltlib.dependencies
 
 clean: ## remove what smoke and demo made, and executed notebooks; records, figures and features of real profiles stay
-	rm -rf build/smoke build/demo build/cache/pretrained build/*/notebooks build/*/html
-	rm -rf results/smoke results/demo figures/smoke figures/demo
+	rm -rf build/smoke build/demo build/cache/pretrained build/*/notebooks build/*/html build/*/thesis
+	rm -rf results/smoke* results/demo* figures/smoke figures/demo

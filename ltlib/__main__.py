@@ -6,6 +6,7 @@ import argparse
 import collections
 import functools
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -13,6 +14,9 @@ import threading
 from ltlib import bench, book, launch
 from ltlib.backbones import check_name
 from ltlib.config import ConfigError, Profile, figures_dir, load_profile, results_dir, with_slurm
+from ltlib.export import write_readme, write_results
+from ltlib.html import write_html
+from ltlib.thesis import NoLatex, ThesisFailed, compile_thesis
 from ltlib.training import prepare, progress_line
 from ltlib.tune import tune
 
@@ -47,27 +51,47 @@ def status(profile: Profile) -> None:
         say(f"notebooks: {len(names)} {state}" + (f": {', '.join(names)}" if names and state != "fresh" else ""))
 
 
+def notebooks(profile: Profile, jobs: int | None, strict: bool = True) -> None:
+    """Notebooks, figures and tables, and the results as files, from the records that are there: nothing is trained."""
+    book.execute_stale(profile, say, jobs, strict)
+    write_results(profile)
+
+
 def everything(profile: Profile, jobs: int | None, launcher: str) -> None:
     launch.compute_runs(profile, jobs, say=say, launcher=launcher)
-    book.execute_stale(profile, say)
-    index = book.write_html(profile, say)
+    notebooks(profile, jobs)
+    try:
+        document = os.path.relpath(compile_thesis(profile))
+    except NoLatex as error:
+        document = f"none: {error}"
+    index = write_html(profile, say)
     say(f"\nMade for profile {profile.name}:")
     say(f"  records             {os.path.relpath(results_dir(profile.name))}/*.json")
     say(f"  executed notebooks  {os.path.relpath(book.build_dir(profile.name))}/notebooks/*.ipynb")
     say(f"  the same as pages   {os.path.relpath(index)}")
     say(f"  figures             {os.path.relpath(figures_dir(profile.name))}/*.pdf")
-    say(f"  LaTeX tables        {os.path.relpath(figures_dir(profile.name))}/tables/*.tex")
+    say(f"  LaTeX tables        {os.path.relpath(figures_dir(profile.name))}/tables/*.tex, numbers.tex")
+    say(f"  results as a table  {os.path.relpath(results_dir(profile.name))}.csv")
+    say(f"  a document of all   {document}")
+
+
+def lab(options: list[str]) -> None:
+    """Become JupyterLab on this machine alone, with the index of the notebooks open; its kernel is this Python."""
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={book.NOTEBOOKS}",
+                              "--LabApp.default_url=/lab/tree/index.ipynb", *options])
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ltlib", description=__doc__)
-    parser.add_argument("command", choices=["data", "runs", "runs-list", "tune", "notebooks", "html", "all", "status", "bench"])
+    parser.add_argument("command", choices=["data", "runs", "runs-list", "tune", "notebooks", "html", "thesis", "all", "status", "bench",
+                                            "lab", "readme"])
     parser.add_argument("--profile", default="demo")
     for name in ("backbones", "losses", "seeds", "protocols", "train-sets"):
         parser.add_argument(f"--{name}", default="", help="separated by spaces; default: those of the profile")
     parser.add_argument("--jobs", default="", help="runs at a time; default: one per core or GPU")
     parser.add_argument("--launcher", default="local", help="local (default) or slurm")
     parser.add_argument("--slurm", default="", help="for LAUNCHER=slurm, instead of the profile's: partition=... minutes=... gpus=...")
+    parser.add_argument("--lab", default="", help="for lab: further options of JupyterLab, as --lab='--no-browser --port=9999'")
     chosen = parser.parse_args(arguments)
     before = signal.signal(signal.SIGTERM, _interrupt) if threading.current_thread() is threading.main_thread() else None
     for name in ("LTLIB_DATA", "LTLIB_WEIGHTS", "LTLIB_OUT"):
@@ -95,16 +119,24 @@ def main(arguments: list[str] | None = None) -> int:
                 tune(profile, jobs, say, chosen.launcher)
             case "notebooks":
                 launch.compute_runs(profile, jobs, say=say, launcher=chosen.launcher)
-                book.execute_stale(profile, say)
+                notebooks(profile, jobs)
             case "html":
-                say(book.write_html(profile, say))
+                notebooks(profile, jobs, strict=False)
+                say(os.path.relpath(write_html(profile, say)))
+            case "thesis":
+                notebooks(profile, jobs, strict=False)
+                say(os.path.relpath(compile_thesis(profile)))
+            case "readme":
+                write_readme()
             case "all":
                 everything(profile, jobs, chosen.launcher)
             case "status":
                 status(profile)
             case "bench":
                 bench.report(say)
-    except (*launch.EXPECTED, launch.RunsFailed, book.NotebookFailed) as error:
+            case "lab":
+                lab(shlex.split(chosen.lab))
+    except (*launch.EXPECTED, launch.RunsFailed, book.NotebookFailed, ThesisFailed) as error:
         mend = "\nA file could not be read or written: is there room, and are the folders yours?" if isinstance(error, OSError) else ""
         print(f"\n{type(error).__name__}: {error}{mend}", file=sys.stderr)
         return 1

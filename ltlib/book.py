@@ -186,56 +186,6 @@ def execute_stale(profile: Profile, say: Callable[[str], None] = print, jobs: in
             say(f"[{number}/{len(todo)}] " + (f"passed over: {str(error).splitlines()[0]}" if error else f"{page.name}, {seconds:.0f} s"))
 
 
-INDEX = """<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title><style>body{{font:1.1rem/1.6 system-ui;max-width:44rem;margin:3rem auto;padding:0 1rem}}</style>
-<h1>The long-tail workbook</h1><p>Profile <b>{name}</b>. {title}.</p><ol>
-{items}
-</ol></html>
-"""
-
-
-_FORMULA = re.compile(r"(```.*?```|`[^`]*`)|\$\$(.+?)\$\$|\$(?!\s)([^$]+?)(?<!\s)\$", re.DOTALL)
-
-# "ln n": browsers give a function's name no space; one before its parenthesis needs none
-_FUNCTION = re.compile(r'((?<!<msub>)<mrow><mi mathvariant="normal">\w+</mi><mo>&#8289;</mo>)</mrow>(?!<mo[^>]*>\()')
-
-
-def formulas_to_mathml(texts: list[str]) -> list[str]:
-    """Markdown with $...$ and $$...$$ as MathML, which browsers draw by themselves; code stays as it is.
-
-    Raises ValueError, naming them, for formulas that pandoc cannot read.
-    """
-    import pypandoc
-
-    formulas = [match for text in texts for match in _FORMULA.finditer(text) if not match[1]]
-    if not formulas:
-        return texts
-    made = pypandoc.convert_text("\n\n".join(match[0] for match in formulas), "html", "markdown", extra_args=["--mathml", "--wrap=none"])
-    made = re.findall(r"<p>(.*?)</p>", _FUNCTION.sub(r"\1<mspace width='0.17em'></mspace></mrow>", made), re.DOTALL)
-    bad = [match[0] for match, html in zip(formulas, made, strict=True) if "<math" not in html]
-    if bad:
-        raise ValueError(f"formulas that cannot be read: {', '.join(bad)}")
-    following = iter(made)
-    return [_FORMULA.sub(lambda match: match[1] or next(following), text) for text in texts]
-
-
-def _html_exporter():
-    """nbconvert's exporter for pages that need no network."""
-    from nbconvert import HTMLExporter
-    from nbconvert.preprocessors import Preprocessor
-
-    class Formulas(Preprocessor):
-        def preprocess(self, notebook, resources):
-            cells = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
-            for cell, source in zip(cells, formulas_to_mathml([cell.source for cell in cells]), strict=True):
-                cell.source = source
-            return notebook, resources
-
-    exporter = HTMLExporter(exclude_input_prompt=True, exclude_output_prompt=True, mathjax_url="", require_js_url="")
-    exporter.register_preprocessor(Formulas, enabled=True)
-    return exporter
-
-
 DERIVATION_TAG = "derivation"
 _SECTION = """((*- for cell in nb.cells -*))
 ((( cell.source | markdown2latex(markup='markdown-auto_identifiers') )))
@@ -255,24 +205,3 @@ def derivation_latex(notebook) -> str:
         os.environ["PATH"] += os.pathsep + folder
     body, _ = LatexExporter(raw_template=_SECTION).from_notebook_node(nbformat.v4.new_notebook(cells=cells))
     return TIGHTLIST + body.strip() + "\n"
-
-
-def write_html(profile: Profile, say: Callable[[str], None] = print) -> Path:
-    """Turn every executed notebook whose HTML is older than it into a page of HTML; return the index."""
-    exporter = _html_exporter()
-    index = build_dir(profile.name) / "html" / "index.html"
-    items = []
-    for page in pages(profile):
-        if (state := page.state()) != "fresh":
-            say(f"{page.name} is {state}" + ("; its page shows an older state" if state == "stale" else ": no page"))
-        if not page.executed.exists():
-            continue
-        mark = f"<!-- made from {_checksum(page.executed)} by {_checksum(Path(__file__))} -->"
-        if not page.html.exists() or not page.html.read_text().endswith(mark):
-            body, _ = exporter.from_filename(str(page.executed))
-            with atomic_path(page.html) as partial:
-                partial.write_text(body + mark)
-        items.append(f'<li><a href="{page.name}.html">{page.title}</a></li>')
-    with atomic_path(index) as partial:
-        partial.write_text(INDEX.format(name=profile.name, title=profile.title, items="\n".join(items)))
-    return index

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from ltlib import report
@@ -36,6 +36,10 @@ PREAMBLE = r"""\documentclass[a4paper,11pt]{report}
 \renewcommand{\topfraction}{0.95}\renewcommand{\bottomfraction}{0.9}\renewcommand{\textfraction}{0.05}\renewcommand{\floatpagefraction}{0.75}
 \setlength{\tabcolsep}{3.5pt}
 """
+
+
+class NoLatex(ThesisFailed):
+    """latexmk is not installed."""
 
 
 def _escape(text: str) -> str:
@@ -130,16 +134,16 @@ def _quote(profile: Profile) -> str:
     return " ".join(sentences) + "\n\n"
 
 
-def compile_thesis(profile: Profile, say: Callable[[str], None] = print) -> Path:
+def compile_thesis(profile: Profile) -> Path:
     """Write ``build/<profile>/thesis/thesis.tex`` and compile it with latexmk; return the PDF, the same bytes for the same inputs.
 
-    Raises ThesisFailed where latexmk is not installed, or with LaTeX's own first error.
+    Raises NoLatex where latexmk is not installed, ThesisFailed with LaTeX's own first error.
     """
     folder = build_dir(profile.name) / "thesis"
     with atomic_path(folder / "thesis.tex") as partial:
         partial.write_text(document(profile))
     if shutil.which("latexmk") is None:
-        raise ThesisFailed(f"latexmk is not installed, so there is no PDF; the source is {os.path.relpath(folder)}/thesis.tex. Debian: apt "
+        raise NoLatex(f"latexmk is not installed, so there is no PDF; the source is {os.path.relpath(folder)}/thesis.tex. Debian: apt "
                            "install latexmk texlive-latex-extra texlive-fonts-recommended lmodern; otherwise https://tug.org/texlive")
     command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-silent", "thesis.tex"]
     environment = os.environ | {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1", "max_print_line": "1000"}
@@ -148,5 +152,4 @@ def compile_thesis(profile: Profile, say: Callable[[str], None] = print) -> Path
         log = (folder / "thesis.log").read_text(errors="replace") if (folder / "thesis.log").exists() else result.stdout + result.stderr
         first = re.search(r"^!.*?(?=\n\n|\Z)", log, re.MULTILINE | re.DOTALL)
         raise ThesisFailed(f"LaTeX failed: {first[0] if first else log[-500:]}\nThe whole log: {os.path.relpath(folder)}/thesis.log")
-    say(f"{profile.name}: {os.path.relpath(folder)}/thesis.pdf")
     return folder / "thesis.pdf"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ltlib import backbones, datasets
+from ltlib import backbones, book, datasets
 from ltlib.config import load_profile
 
 torch.set_num_threads(1)
@@ -36,6 +36,15 @@ def fresh_caches():
     yield
     for cache in caches:
         cache.cache_clear()
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch, out):
+    """An empty folder of notebooks, in place of the project's."""
+    folder = tmp_path / "library"
+    folder.mkdir()
+    monkeypatch.setattr(book, "NOTEBOOKS", folder)
+    return folder
 
 
 @pytest.fixture

@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
+from browser import needs_chromium, read_book
 
 from ltlib.__main__ import main
-from ltlib.config import ROOT
+from ltlib.book import pages
+from ltlib.config import ROOT, load_profile
 
 COMMAND = [sys.executable, "-m", "ltlib"]
 
@@ -51,13 +53,18 @@ def test_it_makes_what_it_names(undisturbed):
 
 def test_a_second_time_runs_nothing(undisturbed):
     out, _ = undisturbed
-    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file() and p.name != "index.html"}
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
     start = time.monotonic()
     result = run(out, "all", "--profile", "smoke")
     assert time.monotonic() - start < 20
     assert "0 to go" in result.stdout
     assert "0 to run" in result.stdout
     assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@needs_chromium
+def test_its_book_can_be_read_in_a_browser(undisturbed):
+    read_book(undisturbed[0] / "build" / "smoke" / "html" / "index.html", [page.name for page in pages(load_profile("smoke"))])
 
 
 def test_status_counts_what_is_there(undisturbed):
