@@ -1,13 +1,27 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy import stats
 
 from ltlib.losses import build_loss
-from ltlib.metrics import balanced_accuracy, class_hits, evaluate, mean_interval, proportion_interval
+from ltlib.metrics import (
+    balanced_accuracy,
+    calibration,
+    class_hits,
+    evaluate,
+    exceeds_noise,
+    expected_calibration_error,
+    mean_interval,
+    pareto_front,
+    proportion_interval,
+    rank_test,
+)
 
 COUNTS = [50, 10, 2]
 # labels 0 0 0 1 1, predicted 0 0 1 1 2: class 2 does not occur
@@ -168,3 +182,88 @@ def test_one_seed_has_a_mean_and_no_interval():
     mean, half = mean_interval([0.75])
     assert mean == 0.75
     assert np.isnan(half)
+
+
+# ------------------------------------------------------------------------------------- calibration
+
+
+def test_calibration_by_hand():
+    table = calibration([0.05, 0.95, 0.9, 1.0], [False, True, False, True], bins=10)
+    assert table["images"].tolist() == [1, 1, 2]  # (0, 0.1], (0.8, 0.9], (0.9, 1]
+    assert table["accuracy"].tolist() == [0, 0, 1]
+    assert expected_calibration_error(table) == pytest.approx((0.05 + 0.9 + 2 * 0.025) / 4)
+
+
+@examples
+@given(arrays(float, st.integers(1, 50), elements=st.floats(0, 1)), st.integers(1, 30))
+def test_ece_is_between_0_and_1_and_counts_every_image(confidence, bins):
+    table = calibration(confidence, np.zeros(len(confidence), bool), bins)
+    assert table["images"].sum() == len(confidence)
+    assert expected_calibration_error(table) == pytest.approx(confidence.mean())
+
+
+@pytest.mark.parametrize(("confidence", "right"), [([0.5], [True, False]), ([1.5], [True]), ([float("nan")], [True])])
+def test_impossible_confidences_are_refused(confidence, right):
+    with pytest.raises(ValueError, match="confidences between 0 and 1"):
+        calibration(confidence, right)
+
+
+# ------------------------------------------------------------------------------------------- ranks
+
+
+def demsar():
+    """The example of Demsar 2006: AUC of C4.5 and three variants on 14 data sets (one 0.975 ranks before the other)."""
+    return pd.DataFrame({
+        "C4.5": [0.763, 0.599, 0.954, 0.628, 0.882, 0.936, 0.661, 0.583, 0.775, 1.000, 0.940, 0.619, 0.972, 0.957],
+        "C4.5+m": [0.768, 0.591, 0.971, 0.661, 0.888, 0.931, 0.668, 0.583, 0.838, 1.000, 0.962, 0.666, 0.981, 0.978],
+        "C4.5+cf": [0.771, 0.590, 0.968, 0.654, 0.886, 0.916, 0.609, 0.563, 0.866, 1.000, 0.965, 0.614, 0.9751, 0.946],
+        "C4.5+m+cf": [0.798, 0.569, 0.967, 0.657, 0.898, 0.931, 0.685, 0.625, 0.875, 1.000, 0.962, 0.669, 0.975, 0.970],
+    })
+
+
+def test_rank_test_on_the_example_of_demsar():
+    test = rank_test(demsar())
+    assert test.ranks.round(3).tolist() == [3.143, 2.0, 2.893, 1.964]
+    assert test.statistic == pytest.approx(9.28 / (1 - 78 / 840), abs=0.02)  # printed without the correction for ties
+    z = (3.143 - 1.964) / np.sqrt(4 * 5 / (6 * 14))
+    assert test.pairs.loc["C4.5", "C4.5+m+cf"] == pytest.approx(6 * 2 * stats.norm.sf(z), rel=0.01)
+    assert 0 <= test.concordance <= 1
+
+
+@examples
+@given(arrays(float, st.tuples(st.integers(2, 8), st.integers(3, 6)), elements=st.floats(0, 1)))
+def test_ranks_of_any_scores(scores):
+    test = rank_test(pd.DataFrame(scores))
+    k = scores.shape[1]
+    assert test.ranks.sum() == pytest.approx(k * (k + 1) / 2)
+    assert 0 <= test.p <= 1
+    assert ((test.pairs >= 0) & (test.pairs <= 1)).all(axis=None)
+    assert np.allclose(test.pairs, test.pairs.T)
+
+
+def test_methods_that_never_differ_are_not_told_apart():
+    test = rank_test(pd.DataFrame(np.ones((5, 3))))
+    assert (test.statistic, test.p) == (0, 1)
+
+
+@pytest.mark.parametrize("scores", [np.ones((1, 3)), np.ones((5, 2)), np.array([[1, 2, np.nan]] * 3)])
+def test_too_few_or_incomplete_scores_are_refused(scores):
+    with pytest.raises(ValueError, match="expected at least 3 methods on at least 2 blocks"):
+        rank_test(pd.DataFrame(scores))
+
+
+@examples
+@given(arrays(float, st.tuples(st.integers(1, 12), st.just(2)), elements=st.integers(0, 5)))
+def test_the_pareto_front_by_definition(points):
+    front = pareto_front(points)
+    for i, (x, y) in enumerate(points):
+        dominated = any(a >= x and b >= y and (a > x or b > y) for a, b in points)
+        assert front[i] == (not dominated)
+
+
+def test_what_exceeds_the_noise():
+    assert not exceeds_noise(0.50, 100, 0.60, 100)  # z = 1.42
+    assert exceeds_noise(0.50, 1000, 0.60, 1000)
+    assert not exceeds_noise(0.50, 1000, 0.60, 1000, sem=0.06)
+    assert not exceeds_noise(0.0, 38, 0.0, 38)
+    assert exceeds_noise(0.0, 38, 0.3, 38)

@@ -1,10 +1,24 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
+import torch
 
 from ltlib import records
-from ltlib.records import COLUMNS, Record, RecordError, computed_as, load_record, load_records, record_path, save_record
+from ltlib.records import (
+    COLUMNS,
+    Record,
+    RecordError,
+    computed_as,
+    load_predictions,
+    load_record,
+    load_records,
+    predictions_path,
+    record_path,
+    save_predictions,
+    save_record,
+)
 
 
 def results(acc=0.5):
@@ -116,3 +130,31 @@ def test_records_from_other_data_or_weights_do_not_mix(smoke):
         records.check_origin(record, config, {"x": "9"}, "2")
     with pytest.raises(RecordError, match="other weights"):
         records.check_origin(record, config, {"x": "1"}, "9")
+
+
+def test_predictions_come_back_as_they_were(out, smoke):
+    config = config_of(smoke)
+    assert load_predictions(config) is None
+    logits, labels = torch.tensor([[0.0, np.log(3), 0.0], [5.0, 0.0, 5.0]]), torch.tensor([0, 2])
+    save_predictions(config, logits, labels)
+    found = load_predictions(config)
+    assert found.labels.tolist() == [0, 2]
+    assert found.predicted.tolist() == logits.argmax(1).tolist()
+    np.testing.assert_allclose(found.confidence, logits.softmax(1).max(1).values, atol=5e-4)
+    np.testing.assert_allclose(found.label_probability, logits.softmax(1)[[0, 1], [0, 2]], atol=5e-4)
+    before = predictions_path(config).read_bytes()
+    save_predictions(config, logits, labels)
+    assert predictions_path(config).read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK", b"[]", None])
+def test_damaged_predictions_are_an_error_that_names_the_file(out, smoke, damage):
+    config = config_of(smoke)
+    save_predictions(config, torch.eye(3), torch.arange(3))
+    path = predictions_path(config)
+    if damage is None:
+        np.savez(path, labels=np.arange(3))
+    else:
+        path.write_bytes(damage)
+    with pytest.raises(RecordError, match=f"{config.id}.npz: not the predictions of a run"):
+        load_predictions(config)
