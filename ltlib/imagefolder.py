@@ -296,9 +296,9 @@ def import_images(source: str | Path, test: str | Path = "", val: str | Path = "
                           "below 1")
     listing = _list(*map(str, (source, test, val, root)))
     place = Path(source).expanduser().resolve()
-    name = re.sub(r"\W+", "_", name or place.stem).strip("_").lower()
+    given, name = name, re.sub(r"\W+", "_", name or place.stem).strip("_").lower()
     if not name:
-        raise ConfigError(f"name = {name!r}: expected letters or digits, such as moths")
+        raise ConfigError(f"name = {given!r}: expected letters or digits, such as moths")
     stats = [(str(p.path), p.label, p.part, p.path.stat().st_size, p.path.stat().st_mtime_ns) for p in listing.photographs]
     how = [name, str(place), size, test_share, val_share, seed, PIL.__version__, sorted(listing.classes), listing.faults, stats]
     known = imported_dir() / "sources" / f"{hashlib.sha256(json.dumps(how).encode()).hexdigest()[:20]}.json"
@@ -349,13 +349,16 @@ def _import(listing: _Listing, name: str, place: Path, size: int, test_share: fl
     chosen = []  # (class, part, digest, row), one for each photograph
     for digest, copies in by_content.items():
         copies.sort(key=lambda copy: (-PARTS.index(copy[0].part or "train"), copy[0].title))
-        kept = copies[0][0]
-        if len({photograph.label for photograph, _ in copies}) > 1:
+        kept = {}
+        for photograph, row in copies:
+            first = kept.setdefault(photograph.label, photograph)
+            if first is photograph:
+                chosen.append((photograph.label, photograph.part, digest, row))
+                continue
+            there = f"left out of {photograph.part}, also in {first.part}" if photograph.part != first.part else "left out, there twice"
+            faults[there].append(f"{photograph.title} is {first.title}")
+        if len(kept) > 1:
             refused["one photograph under two labels"].append(", ".join(f"{p.title} ({p.label})" for p, _ in copies))
-        for other, _ in copies[1:]:
-            there = f"left out of {other.part}, also in {kept.part}" if other.part != kept.part else "left out, there twice"
-            faults[there].append(f"{other.title} is {kept.title}")
-        chosen.append((kept.label, kept.part, digest, copies[0][1]))
     chosen = _split(chosen, test_share, val_share, seed)
     images = {part: collections.Counter(label for label, p, _, _ in chosen if p == part) for part in PARTS}
     faults["left out, classes without an image"] += sorted(listing.classes - set().union(*images.values()))
