@@ -64,6 +64,8 @@ def read_images(paths: list[Path], size: int) -> tuple[np.ndarray, list[str]]:
         try:
             pixels[number] = read_image(paths[number], size)
         except UnidentifiedImageError:
+            if paths[number].suffix.lower() in (".heic", ".heif"):
+                return "HEIC, which is not read here: export it as JPEG"
             return "not an image" if paths[number].stat().st_size else "an empty file"
         except Exception as error:  # OSError, ValueError, SyntaxError, struct.error, ...: Pillow has one for each format
             return getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -286,8 +288,8 @@ def import_images(source: str | Path, test: str | Path = "", val: str | Path = "
     test image are named and trained. Raises DataError, naming all of them, for a photograph under two labels and a class without
     a training image; and for what cannot be read at all. Raises ConfigError for impossible arguments.
 
-    The arrays lie in ``imported_dir()``: <dataset>.npz (``IMPORTED``) and <dataset>.json (:class:`Imported`). Importing an
-    unchanged source again (paths, sizes and times of its files) takes no time.
+    The arrays lie in ``imported_dir()``: <dataset>.npz (``IMPORTED``) and <dataset>.json (:class:`Imported`). They are held in
+    memory whole: 0.15 MB an image of 224 px. Importing an unchanged source again (paths, sizes and times of its files) takes no time.
     """
     if not (isinstance(size, int) and size >= 8):
         raise ConfigError(f"size = {size!r}: expected a whole number of pixels, 8 or more")

@@ -474,8 +474,9 @@ def load_model(config: RunConfig) -> Classifier:
             model = Classifier(backbone, build_head(config.head, backbone.num_features, dataset_size(config.dataset).num_classes))
         model.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise RecordError(f"{path}: expected the trained weights of {config.id} ({' '.join(str(error).split())[:200]}). Bring the file "
-                          f"from where the run was computed, or remove results/{config.profile}/{config.id}.json to train it again.") from None
+        fault = " ".join(str(error).split())[:200]
+        raise RecordError(f"{path}: expected the trained weights of {config.id} ({fault}). Bring the file from where the run was "
+                          f"computed, or remove results/{config.profile}/{config.id}.json to train it again.") from None
     return model.eval()
 
 

@@ -125,8 +125,14 @@ def test_every_mode_becomes_the_colours_that_it_shows(place, mode):
 
 
 def test_sixteen_bits_keep_their_shades(place):
-    Image.fromarray(np.full((8, 8), 100 * 257, np.uint16)).save(place / "a.png")
-    assert (read_image(place / "a.png", 8) == 100).all()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the left column is the top row
+    stored = np.full((8, 8), 100 * 257, np.uint16)
+    stored[:, 0] = 200 * 257
+    Image.fromarray(stored).save(place / "a.png", exif=exif)
+    found = read_image(place / "a.png", 8)
+    assert (found[0] == 200).all()
+    assert (found[1:] == 100).all()
 
 
 @pytest.mark.parametrize("kind", ["RGBA", "LA", "P"])
@@ -292,6 +298,11 @@ def test_ten_are_named_and_the_others_counted(place):
         (place / "m" / "a" / f"note {number:02}.txt").write_text("no image")
     assert "no whole image: 13\n  a/note 00.txt" in get(place / "m").report()
     assert "a/note 09.txt (not an image)\n  ... and 3 more" in get(place / "m").report()
+
+
+def test_what_telephones_write_is_named_with_what_to_do(moths):
+    (moths / "luna" / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    assert get(moths).faults["left out, no whole image"] == ["luna/IMG_1.HEIC (HEIC, which is not read here: export it as JPEG)"]
 
 
 def test_fewer_than_two_classes_are_refused(place):
