@@ -29,7 +29,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
 
 from ltlib.backbones import is_small
-from ltlib.config import ConfigError, Profile, atomic_path, dataset_size, exclusive, imported_dir, load_profile
+from ltlib.config import HOST, ConfigError, Profile, atomic_path, dataset_size, exclusive, imported_dir, load_profile
 from ltlib.datasets import DataError, digit_pairs, imported_name
 from ltlib.longtail import class_counts, groups
 
@@ -471,8 +471,9 @@ def write_demonstration(folder: Path) -> None:
     with exclusive(folder, f"{folder} is being written by another process"):
         if folder.exists():
             return
-        with tempfile.TemporaryDirectory(prefix=".", dir=folder.parent) as temporary:
-            place = Path(temporary) / "photographs"
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.{HOST}.{os.getpid()}.", suffix=".tmp", dir=folder.parent) as temporary:
+            whole = Path(temporary) / folder.name
+            place, new = whole / "photographs", whole / "new"
             for label, name in enumerate(data.class_names):
                 (place / name).mkdir(parents=True)
                 for number, row in enumerate(np.flatnonzero(data.train_labels == label)[: counts[name]]):
@@ -491,9 +492,8 @@ def write_demonstration(folder: Path) -> None:
             (place / more / "label.jpg").write_text("not an image")
             (place / more / ".DS_Store").write_bytes(bytes(8))
             (place / "not yet seen").mkdir()
-            (Path(temporary) / "new").mkdir()
+            new.mkdir()
             for number, rank in enumerate((0, 1, 40, 50, 85, 95)):
                 row = np.flatnonzero(data.test_labels == int(names[rank]))[0]
-                Image.fromarray(data.test_images[row]).save(Path(temporary) / "new" / f"new_{number}_{names[rank]}.png")
-            os.replace(temporary, folder)
-            Path(temporary).mkdir()  # for the end of the block to remove
+                Image.fromarray(data.test_images[row]).save(new / f"new_{number}_{names[rank]}.png")
+            os.replace(whole, folder)

@@ -490,8 +490,9 @@ def classify(config: RunConfig, images, k: int = 5, device: str | None = None) -
     proportions of the training set, or, where the loss takes these out, of one in which all classes are equally frequent.
     Raises DataError for no images, and for files that are no images: it names them all; otherwise as :func:`load_model`.
     """
-    paths = image_files(Path(images)) if isinstance(images, str | Path) and Path(images).is_dir() else images
-    paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    paths = [Path(path).expanduser() for path in ([images] if isinstance(images, str | Path) else images)]
+    if len(paths) == 1 and paths[0].is_dir():
+        paths = image_files(paths[0])
     if not paths:
         raise DataError(f"images = {images!r}: expected a folder with photographs, or their paths; there is not one")
     if k < 1:
