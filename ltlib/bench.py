@@ -18,7 +18,7 @@ from torchvision import transforms
 
 from ltlib.backbones import Classifier, backbone_title, build_backbone, build_head
 from ltlib.batches import ImageBatches
-from ltlib.config import DATASETS, Profile, Recipe, load_profile
+from ltlib.config import Profile, Recipe, dataset_size, load_profile
 from ltlib.engine import build_optimizer, fit, threads
 from ltlib.launch import unique_runs
 from ltlib.longtail import class_counts, train_counts
@@ -251,7 +251,7 @@ def training_rates(profile: Profile, device, rate: float, seconds: float = 8.0, 
             torch.cuda.reset_peak_memory_stats(device)
         action = _engine_steps(model, one_epoch, device, recipe.precision, steps)
         images_per_second = steps * recipe.batch_size / _best_of_turns({"engine": action}, seconds, device)["engine"]
-        size = DATASETS[profile.dataset]
+        size = dataset_size(profile.dataset)
         cost = 0.0  # in training images
         for run in runs:
             counts = train_counts(run.protocol, run.train_set, size.num_classes)

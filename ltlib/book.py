@@ -32,6 +32,7 @@ from ltlib.report import TIGHTLIST
 
 NOTEBOOKS = ROOT / "notebooks"
 PER_BACKBONE = ("11_finetune",)
+ANY_DATA = ("11", "12", "13", "14", "16")  # numbers of the notebooks that hold for imported photographs too
 
 
 class NotebookFailed(RuntimeError):
@@ -96,9 +97,12 @@ def _checksum(path: Path) -> str:
 
 
 def pages(profile: Profile) -> list[Page]:
-    """All notebooks of a profile in order; those of ``PER_BACKBONE`` once for each backbone."""
+    """All notebooks of a profile in order; those of ``PER_BACKBONE`` once for each backbone. Of imported photographs: ``ANY_DATA``."""
     result = []
+    own = any(protocol.counts for protocol in profile.protocols)
     for source in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
+        if own and source.name[:2] not in ANY_DATA:
+            continue
         heading = re.sub(r"^#+\s*", "", nbformat.read(source, as_version=4).cells[0].source.splitlines()[0])
         if source.stem in PER_BACKBONE:
             result += [Page(f"{source.stem}_{b}", f"{heading}: {backbone_title(b)}", source, profile, (b,)) for b in profile.backbones]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
+import functools
 import hashlib
 import json
 import math
@@ -40,11 +41,17 @@ VARIANTS = (*(name + DRW for name in DRW_LOSSES), "logit_adjusted")
 
 @dataclass(frozen=True)
 class DatasetSize:
-    """Classes of a data set, and images of each class in its training and its test part."""
+    """Classes of a data set, and images of each class in its training and its test part.
+
+    An imported data set (:mod:`ltlib.imagefolder`) has ``counts`` too, the training images of each class; the two numbers are
+    then the largest of any class, and so is ``val_per_class``, whose images its training part holds beside those of ``counts``.
+    """
 
     num_classes: int
     train_per_class: int
     test_per_class: int
+    counts: tuple[int, ...] = ()
+    val_per_class: int = 0
 
 
 DATASETS = {"cifar100": DatasetSize(100, 500, 100), "digits": DatasetSize(100, 110, 50)}
@@ -52,6 +59,31 @@ DATASETS = {"cifar100": DatasetSize(100, 500, 100), "digits": DatasetSize(100, 1
 
 class ConfigError(ValueError):
     """A profile, a run or an environment variable asks for something that cannot be meant."""
+
+
+def dataset_size(name: str) -> DatasetSize:
+    """The size of a data set, built in or imported. Raises ConfigError for an unknown one: it names those that exist."""
+    if name in DATASETS:
+        return DATASETS[name]
+    found = sorted(path.stem for path in imported_dir().glob("*.json"))
+    if name in found:
+        return _imported_size(imported_dir() / f"{name}.json")
+    if re.fullmatch(r".+-[0-9a-f]{10}", str(name)):
+        raise ConfigError(f"dataset = {name!r}: expected one of {', '.join([*DATASETS, *found])}. So imported photographs are called, "
+                          f"and {imported_dir()} does not hold these: import them again (notebook 16), or let LTLIB_OUT name the "
+                          "folder where that was done.")
+    _require_one_of("dataset", name, [*DATASETS, *found])
+
+
+@functools.cache
+def _imported_size(path: Path) -> DatasetSize:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        train, val, test = (tuple(map(int, about[key])) for key in ("train", "val", "test"))
+        return DatasetSize(len(train), max(map(sum, zip(train, val, strict=True))), max(test), train, max(val))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path}: expected what an import wrote there, and it cannot be read ({error}). Remove the file and import the "
+                          "photographs again (notebook 16).") from None
 
 
 # ----------------------------------------------------------------------------------------------- places
@@ -82,6 +114,11 @@ def build_dir(profile: str) -> Path:
 def cache_dir() -> Path:
     """What is dear to compute and shared by profiles: features of frozen backbones, pretrained small ones."""
     return output_root() / "build" / "cache"
+
+
+def imported_dir() -> Path:
+    """Data sets made of photographs of your own (:mod:`ltlib.imagefolder`): a copy that can be made again, so it is with the caches."""
+    return cache_dir() / "datasets"
 
 
 def _host() -> str:
@@ -168,6 +205,11 @@ def _require_one_of(name: str, value, allowed) -> None:
         raise ConfigError(f"{name} = {value!r}: expected one of {', '.join(map(str, allowed))}{hint}")
 
 
+def _later(default):
+    """A field that came after the first records: left out of ``to_dict`` at its default, so that their ids still hold."""
+    return field(default=default, metadata={"later": True})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """How training, validation and test sets are cut from a data set.
@@ -181,6 +223,9 @@ class Protocol:
     groups            "thesis" (thirds of the classes) or "survey" (> 100, 20 to 100, < 20 training images)
     imbalance_factor  n_0 / n_(C-1) of the long-tailed sets
     data_seed         seed of the selection; one for all training seeds, as in the literature
+    counts            training images of each class of an imported data set, whose own training, validation and test parts are
+                      used as they are; empty for the others, whose sets are cut. The sizes above then say what follows from it
+                      (:meth:`natural`)
     """
 
     name: str
@@ -192,6 +237,14 @@ class Protocol:
     groups: str
     imbalance_factor: float = 100.0
     data_seed: int = 0
+    counts: tuple[int, ...] = _later(())
+
+    @staticmethod
+    def natural(size: DatasetSize) -> dict:
+        """The keys of the protocol of an imported data set, but for its name and groups."""
+        largest, smallest = max(size.counts), min(size.counts)
+        return {"max_count": largest, "balanced_count": smallest, "imbalance_factor": largest / smallest, "counts": list(size.counts),
+                "val_per_class": size.val_per_class, "test_per_class": size.test_per_class, "longtailed_test": False}
 
     def __post_init__(self):
         _require_one_of("groups", self.groups, ("thesis", "survey"))
@@ -199,14 +252,15 @@ class Protocol:
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.val_per_class >= 0, "val_per_class", self.val_per_class, "at least 0")
         _require(1 <= self.imbalance_factor < math.inf, "imbalance_factor", self.imbalance_factor, "at least 1")
-        _require(int(self.max_count * (1 / self.imbalance_factor)) >= 1, "imbalance_factor", self.imbalance_factor,
-                 f"at most max_count = {self.max_count}, so that the rarest class keeps an image")
+        if self.counts:
+            _require(min(self.counts) >= 1, "counts", self.counts, "at least one training image of every class")
+            own = max(self.counts) / min(self.counts)
+            _require(self.imbalance_factor == own, "imbalance_factor", self.imbalance_factor, f"{own:g}, that of the imported photographs: "
+                     "their own class counts are used as they are")
+        else:
+            _require(int(self.max_count * (1 / self.imbalance_factor)) >= 1, "imbalance_factor", self.imbalance_factor,
+                     f"at most max_count = {self.max_count}, so that the rarest class keeps an image")
         _require(self.data_seed >= 0, "data_seed", self.data_seed, "at least 0")
-
-
-def _later(default):
-    """A field that came after the first records: left out of ``to_dict`` at its default, so that their ids still hold."""
-    return field(default=default, metadata={"later": True})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,8 +387,7 @@ class RunConfig:
         _require_one_of("train_set", self.train_set, TRAIN_SETS)
         _require_one_of("mode", self.mode, ("finetune", "probe", "scratch"))
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
-        _require_one_of("dataset", self.dataset, DATASETS)
-        self._check_sizes(self.protocol, DATASETS[self.dataset])
+        self._check_sizes(self.protocol, dataset_size(self.dataset))
         object.__setattr__(self, "loss_options", tuple(sorted(dict(self.loss_options).items())))
         needed = "cosine" if self.loss == "ldam" else "linear"
         object.__setattr__(self, "head", self.head or needed)
@@ -355,6 +408,13 @@ class RunConfig:
             _require(0 < self.tau < math.inf, "tau", self.tau, "a number above 0")
 
     def _check_sizes(self, protocol: Protocol, size: DatasetSize) -> None:
+        if protocol.counts != size.counts:
+            raise ConfigError(f"protocol {protocol.name}: expected the class counts of {self.dataset} "
+                              f"({'its own' if size.counts else 'none: its sets are cut'}), got {protocol.counts or 'none'}")
+        if size.counts:
+            _require(self.train_set == "longtailed", "train_set", self.train_set, f"'longtailed': {self.dataset} is used with its own "
+                     "class counts, and a balanced set is not cut from it")
+            return
         for name, limit in (("max_count", size.train_per_class), ("balanced_count", size.train_per_class),
                             ("test_per_class", size.test_per_class)):
             value = getattr(protocol, name)
@@ -374,10 +434,10 @@ class RunConfig:
         """The config as plain JSON values, without what does not change the result (``profile``)."""
         values = dataclasses.asdict(self)
         del values["profile"]
-        recipes = [(self.recipe, values["recipe"])]
+        parts = [(self, values), (self.protocol, values["protocol"]), (self.recipe, values["recipe"])]
         if self.pretraining is not None:
-            recipes.append((self.pretraining.recipe, values["pretraining"]["recipe"]))
-        for owner, table in [(self, values), *recipes]:
+            parts.append((self.pretraining.recipe, values["pretraining"]["recipe"]))
+        for owner, table in parts:
             for f in dataclasses.fields(owner):
                 if f.metadata.get("later") and table[f.name] == f.default:
                     del table[f.name]
@@ -491,6 +551,11 @@ def load_profile(name: str, backbones=(), losses=(), seeds=(), protocols=(), tra
     if any("name" in value for value in _table(table, "protocols", path.name).values()):
         raise ConfigError(f"{path.name}: protocols: the key 'name' is not to be set: [protocols.thesis] is named thesis")
     own_protocols = {key: {"name": key, **value} for key, value in _table(table, "protocols", path.name).items()}
+    if isinstance(table.get("dataset"), str) and (size := dataset_size(table["dataset"])).counts:
+        for key in {key for value in own_protocols.values() for key in value} - {"name", "groups"}:
+            raise ConfigError(f"{path.name}: protocols: the key {key!r} is not to be set: {table['dataset']} has its own class counts, and "
+                              "only groups = \"survey\" or \"thesis\" is left to choose")
+        own_protocols = {key: Protocol.natural(size) | value for key, value in own_protocols.items()}
     choices = {"backbones": backbones, "losses": losses, "seeds": seeds, "protocols": protocols, "train_sets": train_sets}
     for key, chosen in choices.items():
         _require(isinstance(chosen, list | tuple), key, chosen, f"a list, such as [{chosen!r}]")

@@ -1,7 +1,8 @@
 """Where images come from. Each data set gives uint8 images (N, H, W, 3), int64 labels (N,), names and checksums.
 
 CIFAR-100 comes from ``cifar100.npz`` in ``LTLIB_DATA``, or from the official archive through torchvision. The
-embedded data set "digits" is made on the spot from the handwriting that scikit-learn ships.
+embedded data set "digits" is made on the spot from the handwriting that scikit-learn ships. Photographs of your own are imported by
+:mod:`ltlib.imagefolder` and loaded here.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ltlib.config import DATASETS, ConfigError, data_dir
+from ltlib.config import DATASETS, data_dir, dataset_size, imported_dir
 
 
 class DataError(RuntimeError):
@@ -30,7 +31,7 @@ class DataError(RuntimeError):
 class ImageData:
     """A labelled data set.
 
-    train_images, test_images  (N, H, W, 3) uint8
+    train_images, test_images  (N, H, W, 3) uint8; of an imported data set, validation images are the last of train_images
     train_labels, test_labels  (N,) int64, 0 to C - 1
     class_names                C strings
     checksums                  sha256 of each array's bytes, and where they came from
@@ -51,11 +52,9 @@ class ImageData:
 
 @functools.cache
 def load_dataset(name: str) -> ImageData:
-    """Load "cifar100" or "digits". Raises ConfigError for another name, DataError if the data are not to be had."""
-    loaders = {"cifar100": _cifar100, "digits": digit_pairs}
-    if name not in loaders:
-        raise ConfigError(f"dataset = {name!r}: expected one of {', '.join(loaders)}")
-    return loaders[name]()
+    """Load "cifar100", "digits" or an imported data set. Raises ConfigError for another name, DataError if the data are not to be had."""
+    dataset_size(name)
+    return {"cifar100": _cifar100, "digits": digit_pairs}.get(name, functools.partial(_imported, name))()
 
 
 def sha256(array: np.ndarray) -> str:
@@ -208,6 +207,32 @@ def superclasses(dataset: str) -> dict[str, np.ndarray]:
         names = sorted(" ".join(_CIFAR100_SUPERCLASSES.values()).split())
         return {title: np.array([names.index(name) for name in members.split()]) for title, members in _CIFAR100_SUPERCLASSES.items()}
     return {f"{digit}x": np.arange(10 * digit, 10 * digit + 10) for digit in range(10)} if dataset == "digits" else {}
+
+
+# ------------------------------------------------------------------------------- photographs of your own
+
+IMPORTED = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "class_names")
+
+
+def imported_name(name: str, arrays: dict[str, np.ndarray]) -> str:
+    """What the imported data set of these arrays (``IMPORTED``) is called: "<name>-<hash of their content>"."""
+    text = " ".join([*(sha256(arrays[key]) for key in IMPORTED[:-1]), *map(repr, map(str, arrays["class_names"]))])
+    return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+def _imported(name: str) -> ImageData:
+    path = imported_dir() / f"{name}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {key: file[key] for key in IMPORTED}
+        fault = "" if imported_name(name.rpartition("-")[0], arrays) == name else "its content is not what its name says"
+    except Exception as error:  # zipfile, NumPy, KeyError, OSError: all mean the same to the user
+        fault = str(error)
+    if fault:
+        raise DataError(f"{path}: expected the images of {name}, and they cannot be read ({fault}). Remove the file and import the "
+                        "photographs again (notebook 16).") from None
+    x_train, y_train = (np.concatenate([arrays[f"{kind}_train"], arrays[f"{kind}_val"]]) for kind in "xy")
+    return _make(name, x_train, y_train, arrays["x_test"], arrays["y_test"], arrays["class_names"], path.name)
 
 
 # ----------------------------------------------------------------------------------- the embedded data set

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ltlib.backbones import backbone_title, build_head, check_name
 from ltlib.batches import FeatureBatches
-from ltlib.config import DATASETS, ConfigError, Profile, Recipe
+from ltlib.config import DATASETS, ConfigError, Profile, Recipe, dataset_size
 from ltlib.datasets import load_dataset
 from ltlib.engine import fit, predict, reproducible
-from ltlib.longtail import class_counts, groups, longtailed_counts, select
+from ltlib.longtail import base_set, class_counts, groups, longtailed_counts, select
 from ltlib.losses import Loss, build_loss, class_balanced_weights
 from ltlib.records import computed_as, load_record, logits_path
 from ltlib.training import DRW_BETA
@@ -73,9 +73,9 @@ def epoch_of_run(profile: Profile, loss: str, imbalance_factor: float) -> Epoch:
     record = load_record(config)
     if record and record.status == "done" and logits_path(config).exists() and protocol.imbalance_factor == imbalance_factor:
         stored = load_file(logits_path(config))
-        counts = longtailed_counts(protocol, DATASETS[config.dataset].num_classes)
+        counts = longtailed_counts(protocol, dataset_size(config.dataset).num_classes)
         source = f"{backbone_title(config.backbone)} trained with {loss} on long-tailed {config.dataset} ({profile.name}, {protocol.name})"
-        return Epoch(stored["balanced"].double(), stored["labels"], counts, groups("thesis", counts), source)
+        return Epoch(stored[base_set(stored)].double(), stored["labels"], counts, groups("thesis", counts), source)
     data = small_data(min(imbalance_factor, DATASETS["digits"].train_per_class))
     return train_small(build_loss(loss, data.counts), data, head="cosine" if loss == "ldam" else "linear").epoch
 

@@ -31,6 +31,7 @@ from ltlib.backbones import MissingWeights, is_small
 from ltlib.config import ROOT, Busy, ConfigError, Profile, RunConfig, atomic_path, build_dir, exclusive, results_dir, sweep
 from ltlib.datasets import DataError
 from ltlib.engine import CheckpointError, Diverged, Stopped
+from ltlib.longtail import base_set
 from ltlib.records import RecordError, computed_as, load_record, look_again
 from ltlib.training import (
     PROGRESS,
@@ -304,8 +305,10 @@ def _run(config: RunConfig, wait_for_others: bool) -> str:
 def outcome_line(record) -> str:
     if record.status == "diverged":
         return f"diverged ({record.note})"
-    balanced = record.results["evaluations"]["last"]["sets"]["balanced"]
-    return f"balanced test {100 * balanced['acc1']:.1f} % in {duration(record.provenance['wall_seconds'])}"
+    sets = record.results["evaluations"]["last"]["sets"]
+    base = base_set(sets)
+    title = "balanced" if base == "balanced" else "long-tailed"
+    return f"{title} test {100 * sets[base]['acc1']:.1f} % in {duration(record.provenance['wall_seconds'])}"
 
 
 # ------------------------------------------------------------------------------------------------- SLURM

@@ -97,6 +97,8 @@ def groups(kind: str, class_counts: np.ndarray) -> dict[str, np.ndarray]:
 
 def longtailed_counts(protocol: Protocol, num_classes: int) -> np.ndarray:
     """(C,) training counts of the protocol's long-tailed set; they define its groups for both training sets."""
+    if protocol.counts:
+        return np.array(protocol.counts, dtype=np.int64)
     return class_counts(num_classes, protocol.max_count, protocol.imbalance_factor)
 
 
@@ -129,7 +131,16 @@ def make_splits(data: ImageData, protocol: Protocol, train_set: str) -> Splits:
             test images. With pools larger than n_c (protocol "thesis") every class has its full number.
     tests   "balanced", and "longtailed" where the protocol has it (a subset of "balanced"). "longtailed" is cut
             into "head", "middle", "tail"; "balanced" into "balanced_head", "balanced_middle", "balanced_tail".
+
+    A protocol with ``counts`` cuts nothing: train is the first sum(counts) of the training images, val the others, and the test
+    images are one set: "balanced" where every class has the same number of them, otherwise "longtailed", cut as above.
     """
+    if protocol.counts:
+        index = np.arange(len(data.train_labels))
+        images = np.bincount(data.test_labels, minlength=data.num_classes)
+        tests = {"balanced" if len(set(images)) == 1 else "longtailed": np.arange(len(data.test_labels))}
+        _cut_into_groups(tests, data, protocol)
+        return Splits(train=index[: sum(protocol.counts)], val=index[sum(protocol.counts) :], tests=tests)
     order = shuffled_by_class(data.train_labels, protocol.data_seed)
     counts = train_counts(protocol, train_set, data.num_classes)
     train = select(data.train_labels, counts, protocol.data_seed)
@@ -138,13 +149,22 @@ def make_splits(data: ImageData, protocol: Protocol, train_set: str) -> Splits:
     def test_set(counts):
         return np.sort(select(data.test_labels, counts, protocol.data_seed))
 
-    ids = groups(protocol.groups, longtailed_counts(protocol, data.num_classes))
     tests = {"balanced": test_set(np.full(data.num_classes, protocol.test_per_class))}
     if protocol.longtailed_test:
         tests["longtailed"] = test_set(test_counts(protocol, data.num_classes))
+    _cut_into_groups(tests, data, protocol)
+    return Splits(train=train, val=np.concatenate(val), tests=tests)
+
+
+def _cut_into_groups(tests: dict[str, np.ndarray], data: ImageData, protocol: Protocol) -> None:
+    ids = groups(protocol.groups, longtailed_counts(protocol, data.num_classes))
     for base, prefix in (("longtailed", ""), ("balanced", "balanced_")):
         for name in GROUPS if base in tests else ():
             member = tests[base][np.isin(data.test_labels[tests[base]], ids[name])]
             if len(member):
                 tests[prefix + name] = member
-    return Splits(train=train, val=np.concatenate(val), tests=tests)
+
+
+def base_set(names) -> str:
+    """The evaluation set that holds all the others: "balanced" where it is among these names, otherwise "longtailed"."""
+    return "balanced" if "balanced" in names else "longtailed"

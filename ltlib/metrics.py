@@ -26,6 +26,8 @@ def evaluate(logits: Tensor, labels: Tensor, loss: Loss) -> dict[str, float]:
       criterion  the training loss itself, mean as it defines it: not comparable between losses
       f1         F1 per class, averaged with the classes' support as weight (the thesis's F1)
       f1_macro   F1 per class, averaged over the classes that occur
+      class_acc  accuracy of each class that occurs, averaged: acc1 where they have equal numbers of images. Records from before
+                 it was measured do not have it
     """
     logits = logits.double()
     predicted = logits.argmax(1)
@@ -40,6 +42,7 @@ def evaluate(logits: Tensor, labels: Tensor, loss: Loss) -> dict[str, float]:
         "criterion": float(loss(logits, labels)),
         "f1": f1["weighted"],
         "f1_macro": f1["macro"],
+        "class_acc": balanced_accuracy(logits, labels),
     }
 
 
@@ -51,7 +54,7 @@ def class_hits(logits: Tensor, labels: Tensor) -> tuple[list[int], list[int]]:
 
 
 def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Accuracy of each class that occurs, averaged: what the validation set is judged by, 0 to 1."""
+    """Accuracy of each class that occurs, averaged, 0 to 1: what the validation set is judged by, too."""
     counts, hits = map(np.array, class_hits(logits, labels))
     present = counts > 0
     return float((hits[present] / counts[present]).mean())

@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ltlib.config import DATASETS, ROOT, Profile, RunConfig, atomic_path, build_dir, load_profile, results_dir
+from ltlib.config import ROOT, Profile, RunConfig, atomic_path, build_dir, dataset_size, load_profile, results_dir
 from ltlib.longtail import train_counts
 from ltlib.losses import equals_softmax
 
@@ -54,7 +54,7 @@ def computed_as(config: RunConfig) -> RunConfig:
     Re-weighting equal counts, at once or deferred, or shifting all logits by the same ln n, is softmax cross-entropy by
     mathematics (:func:`ltlib.losses.equals_softmax`): such runs are computed once, and the tables say so.
     """
-    counts = train_counts(config.protocol, config.train_set, DATASETS[config.dataset].num_classes)
+    counts = train_counts(config.protocol, config.train_set, dataset_size(config.dataset).num_classes)
     if len(set(counts.tolist())) == 1:
         config = dataclasses.replace(config, drw=None, tau=None)
     if config.loss != "softmax" and equals_softmax(config.loss, counts, **dict(config.loss_options)):
@@ -67,7 +67,8 @@ def record_path(config: RunConfig) -> Path:
 
 
 def logits_path(config: RunConfig) -> Path:
-    """Test logits of a run (safetensors: ``balanced`` (N, C) float32, its labels, last epoch)."""
+    """Test logits of a run (safetensors: ``balanced`` (N, C) float32, or ``longtailed`` where the base set is that; its labels; last
+    epoch)."""
     return build_dir(config.profile) / "logits" / f"{config.id}.safetensors"
 
 

@@ -16,6 +16,7 @@ import seaborn as sns
 from ltlib.backbones import backbone_title
 from ltlib.config import DRW, ROOT, Profile, Protocol, atomic_path, figures_dir
 from ltlib.launch import run_state, unique_runs
+from ltlib.longtail import GROUPS, base_set
 from ltlib.metrics import exceeds_noise, mean_interval, proportion_interval, student
 
 TEXT_WIDTH = 6.3  # inches: A4 with margins of 2.5 cm
@@ -236,20 +237,31 @@ def accuracy_grid(profile: Profile, records: pd.DataFrame, train_set: str) -> Gr
     return grid
 
 
+def group_sets(protocol: Protocol, records: pd.DataFrame) -> dict[str, str]:
+    """The evaluation sets by which groups are judged, for "all", "head", "middle" and "tail": parts of the balanced test.
+
+    Imported photographs with unequal numbers of test images have only a long-tailed one.
+    """
+    natural = bool(protocol.counts) and base_set(set(records.loc[records["protocol"] == protocol.name, "eval_set"])) == "longtailed"
+    return {"all": "longtailed" if natural else "balanced"} | {name: name if natural else f"balanced_{name}" for name in GROUPS}
+
+
 def groups_grid(profile: Profile, records: pd.DataFrame, protocol: str, train_set: str) -> Grid:
     """Balanced-test accuracy of the three groups in percent, +- over seeds, and Wilson's intervals of the finite test set.
 
-    With several seeds the brackets stand at the two tails alone, where they matter most and the page has room.
+    With several seeds the brackets stand at the two tails alone, where they matter most and the page has room. Where the test set
+    is the long-tailed one (:func:`group_sets`), a column has the accuracy of each class, averaged over classes.
     """
     grid, summary = Grid(profile), summarise(records)
     one_seed = len(profile.seeds) == 1
-    sets = ["balanced", "balanced_head", "balanced_middle", "balanced_tail"]
+    sets = group_sets(profile.protocol(protocol), records)
+    for group, eval_set in sets.items():
+        title = "Long-tailed test" if sets["all"] == "longtailed" else "Balanced test", group.capitalize()
+        grid.add_summary(summary, protocol, train_set, eval_set, title, interval=one_seed or group == "tail")
     if profile.protocol(protocol).longtailed_test:
-        sets.append("tail")
-    for eval_set in sets:
-        top = "Long-tailed test" if eval_set == "tail" else "Balanced test"
-        title = "All" if eval_set == "balanced" else SET_TITLES[eval_set]
-        grid.add_summary(summary, protocol, train_set, eval_set, (top, title), interval=one_seed or title == "Tail")
+        grid.add_summary(summary, protocol, train_set, "tail", ("Long-tailed test", "Tail"), interval=True)
+    if sets["all"] == "longtailed":
+        grid.add_summary(summarise(records, "class_acc"), protocol, train_set, "longtailed", ("Long-tailed test", "Mean of classes"))
     return grid
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import joblib
 import numpy as np
+import pandas as pd
 import timm
 import torch
 from torch import Tensor
@@ -29,10 +30,11 @@ from torch.nn import functional as F
 from ltlib import backbones
 from ltlib.backbones import Classifier, Weights, build_backbone, build_head, find_weights, is_small, require_weights
 from ltlib.batches import FeatureBatches, ImageBatches
-from ltlib.config import DATASETS, ConfigError, Profile, RunConfig, atomic_path, build_dir, cache_dir, exclusive
-from ltlib.datasets import ImageData, digit_pairs_for_pretraining, load_dataset
+from ltlib.config import ConfigError, Profile, RunConfig, atomic_path, build_dir, cache_dir, dataset_size, exclusive
+from ltlib.datasets import DataError, ImageData, digit_pairs_for_pretraining, load_dataset
 from ltlib.engine import Checkpoints, Diverged, fit, predict, reproducible, threads
-from ltlib.longtail import make_splits, train_counts
+from ltlib.imagefolder import image_files, read_images
+from ltlib.longtail import base_set, make_splits, train_counts
 from ltlib.losses import Loss, build_loss, class_balanced_weights
 from ltlib.metrics import balanced_accuracy, class_hits, evaluate
 from ltlib.records import (
@@ -96,7 +98,7 @@ def prepare(profile: Profile, say: Callable[[str], None] = print, runs: list[Run
     runs = profile.configs() if runs is None else runs
     for config in runs:
         backbones.check_name(config.backbone)
-        counts = train_counts(config.protocol, config.train_set, DATASETS[config.dataset].num_classes)
+        counts = train_counts(config.protocol, config.train_set, dataset_size(config.dataset).num_classes)
         build_loss(config.loss, counts, **dict(config.loss_options))
         _require_pretraining(config)
     checkpoint_minutes()
@@ -317,7 +319,8 @@ def _train(config: RunConfig, device: torch.device, say, say_progress: bool = Tr
         note = f"{error}; a smaller learning rate (recipe lr = {config.recipe.lr}) is the usual mend"
     else:
         _save_tensors(model_path(config), state)
-        _save_outputs(config, logits, torch.as_tensor(data.test_labels[splits.tests["balanced"]]), counts)
+        base = base_set(splits.tests)
+        _save_outputs(config, base, logits, torch.as_tensor(data.test_labels[splits.tests[base]]), counts)
     provenance = origin | {
         "wall_seconds": round(checkpoints.seconds, 2),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -362,10 +365,7 @@ def _fit_and_evaluate(config, data: ImageData, splits, counts, weights, device, 
 
 
 def _adjust(config: RunConfig, device: torch.device, say, wait: bool, say_progress: bool) -> Record:
-    """The record of post-hoc logit adjustment, from the softmax run and its stored logits; trains that run where there is none.
-
-    z_c - tau ln f_c, f_c = n_c / sum n. Source: Menon et al. 2021, Long-Tail Learning via Logit Adjustment.
-    """
+    """The record of post-hoc logit adjustment, from the softmax run and its stored logits; trains that run where there is none."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -375,11 +375,12 @@ def _adjust(config: RunConfig, device: torch.device, say, wait: bool, say_progre
         return dataclasses.replace(record, id=config.id, config=config.to_dict(), note=f"the softmax run diverged: {record.note}")
     data = load_dataset(config.dataset)
     splits = make_splits(data, config.protocol, config.train_set)
-    labels = torch.as_tensor(data.test_labels[splits.tests["balanced"]])
+    whole = base_set(splits.tests)
+    labels = torch.as_tensor(data.test_labels[splits.tests[whole]])
     path = logits_path(base)
     try:
         stored = load_file(path)
-        logits = stored["balanced"] if torch.equal(stored["labels"], labels) else None
+        logits = stored[whole] if torch.equal(stored["labels"], labels) else None
     except (OSError, KeyError, SafetensorError):
         logits = None
     if logits is None:
@@ -387,11 +388,16 @@ def _adjust(config: RunConfig, device: torch.device, say, wait: bool, say_progre
                           f"run was computed, or remove results/{base.profile}/{base.id}.json to train it again.")
     counts = train_counts(config.protocol, config.train_set, data.num_classes)
     criterion = build_loss("softmax", counts).eval()
-    adjusted = logits - config.tau * torch.as_tensor(np.log(counts / counts.sum()), dtype=logits.dtype)
+    adjusted = _adjusted(logits, counts, config.tau)
     evaluations = {"last": {"epoch": config.recipe.epochs} | _evaluations(adjusted, data, splits, criterion)}
-    _save_outputs(config, adjusted, labels, counts)
+    _save_outputs(config, whole, adjusted, labels, counts)
     return dataclasses.replace(record, id=config.id, config=config.to_dict(), results=record.results | {"evaluations": evaluations},
                                provenance=record.provenance | {"adjusted": base.id})
+
+
+def _adjusted(logits: Tensor, counts: np.ndarray, tau: float) -> Tensor:
+    """z_c - tau ln f_c, f_c = n_c / sum n. Source: Menon et al. 2021, Long-Tail Learning via Logit Adjustment."""
+    return logits - tau * torch.as_tensor(np.log(counts / counts.sum()), dtype=logits.dtype)
 
 
 def _image_parts(config, data, splits, weights, device, say):
@@ -407,7 +413,7 @@ def _image_parts(config, data, splits, weights, device, say):
     train = batches(data.train_images, data.train_labels, splits.train, crop_padding=recipe.crop_padding, flip=recipe.flip,
                     rand_augment=recipe.rand_augment)
     val = batches(data.train_images, data.train_labels, splits.val) if len(splits.val) else None
-    return model, train, val, batches(data.test_images, data.test_labels, splits.tests["balanced"])
+    return model, train, val, batches(data.test_images, data.test_labels, splits.tests[base_set(splits.tests)])
 
 
 def _probe_parts(config, data, splits, weights, device, say):
@@ -421,14 +427,15 @@ def _probe_parts(config, data, splits, weights, device, say):
 
     model = build_head(config.head, train_x.shape[1], data.num_classes).to(device)
     val = batches(train_x, data.train_labels, splits.val) if len(splits.val) else None
-    return model, batches(train_x, data.train_labels, splits.train), val, batches(test_x, data.test_labels, splits.tests["balanced"])
+    test = batches(test_x, data.test_labels, splits.tests[base_set(splits.tests)])
+    return model, batches(train_x, data.train_labels, splits.train), val, test
 
 
 def _evaluations(logits: Tensor, data: ImageData, splits, criterion: Loss) -> dict:
-    """Metrics of every evaluation set, all of them parts of "balanced", whose logits these are."""
+    """Metrics of every evaluation set, all of them parts of the base set, whose logits these are."""
     if not bool(logits.isfinite().all()):
         raise Diverged("the logits of the test set are not finite")
-    base = splits.tests["balanced"]
+    base = splits.tests[base_set(splits.tests)]
     labels = torch.as_tensor(data.test_labels[base])
     sets, per_class = {}, {}
     for name, index in splits.tests.items():
@@ -438,17 +445,6 @@ def _evaluations(logits: Tensor, data: ImageData, splits, criterion: Loss) -> di
             images, hits = class_hits(logits[rows], labels[rows])
             per_class[name] = {"images": images, "hits": hits}
     return {"sets": sets, "per_class": per_class}
-
-
-def load_model(config: RunConfig, device: torch.device) -> Classifier:
-    """The classifier of a finished run after its last epoch. Raises FileNotFoundError where its weights are not kept here."""
-    from safetensors.torch import load_file
-
-    state = load_file(model_path(config), device=str(device))
-    backbone = build_backbone(config.backbone, None, config.recipe.resolution)
-    model = Classifier(backbone, build_head(config.head, backbone.num_features, DATASETS[config.dataset].num_classes)).to(device)
-    model.load_state_dict(state)
-    return model.eval()
 
 
 def stored_features(config: RunConfig, train: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
@@ -465,18 +461,20 @@ def stored_features(config: RunConfig, train: np.ndarray, test: np.ndarray) -> t
             if len(list(folder.glob("*.npy"))) < sum(-(-len(x) // FEATURE_CHUNK) for x in (data.train_images, data.test_images)):
                 return None
             return tuple(x[index] for x, index in zip(features(config, device), (train, test), strict=True))
-        model, weights = load_model(config, device), weights_for(config, device)
-    except (FileNotFoundError, backbones.MissingWeights):
+        if not model_path(config).exists():
+            return None
+        backbone, weights = load_model(config).backbone.to(device, memory_format=torch.channels_last), weights_for(config, device)
+    except backbones.MissingWeights:
         return None
     parts = ((data.train_images, train), (data.test_images, test))
-    return tuple(predict(model.backbone, ImageBatches(
+    return tuple(predict(backbone, ImageBatches(
         images[index], np.zeros(len(index), np.int64), batch_size=FEATURE_BATCH, resolution=config.recipe.resolution, mean=weights.mean,
         std=weights.std, interpolation=weights.interpolation, device=device), config.recipe.precision).numpy() for images, index in parts)
 
 
-def _save_outputs(config: RunConfig, logits: Tensor, labels: Tensor, counts: np.ndarray) -> None:
-    """The test logits, and beside the record what they predict."""
-    _save_tensors(logits_path(config), {"balanced": logits, "labels": labels})
+def _save_outputs(config: RunConfig, base: str, logits: Tensor, labels: Tensor, counts: np.ndarray) -> None:
+    """The logits of the largest test set, ``base``, and beside the record what they predict."""
+    _save_tensors(logits_path(config), {base: logits, "labels": labels})
     save_predictions(config, build_loss(config.loss, counts, **dict(config.loss_options)).eval().prediction_logits(logits), labels)
 
 
@@ -485,3 +483,72 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
     with atomic_path(path) as partial:
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
+
+
+# ------------------------------------------------------------------------------------------ a trained model
+
+
+def load_model(config: RunConfig) -> Classifier:
+    """The trained model of a finished run, after its last epoch, in eval mode on the CPU. Of post-hoc logit adjustment: the softmax model.
+
+    Raises ConfigError in mode "probe", which keeps a head and no model; RecordError where the run is not finished, or its weights
+    (:func:`model_path`) are not here or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = dataclasses.replace(computed_as(config), tau=None)
+    if config.mode == "probe":
+        raise ConfigError(f"{config.describe()}: expected mode finetune or scratch, got 'probe': it trains a head on stored features, and "
+                          "there is no whole model to load")
+    record, path = load_record(config), model_path(config)
+    if record is None or record.status != "done":
+        raise RecordError(f"{config.describe()}: expected a finished run, and it is {record.status if record else 'not computed yet'}; "
+                          "`make runs` computes it")
+    try:
+        state = load_file(path)
+        with torch.random.fork_rng(range(torch.cuda.device_count())):  # a model draws its weights before it loads others
+            backbone = build_backbone(config.backbone, None, config.recipe.resolution)
+            model = Classifier(backbone, build_head(config.head, backbone.num_features, dataset_size(config.dataset).num_classes))
+        model.load_state_dict(state)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        fault = " ".join(str(error).split())[:200]
+        raise RecordError(f"{path}: expected the trained weights of {config.id} ({fault}). Bring the file from where the run was "
+                          f"computed, or remove results/{config.profile}/{config.id}.json to train it again.") from None
+    return model.eval()
+
+
+def classify(config: RunConfig, images, k: int = 5, device: str | None = None) -> pd.DataFrame:
+    """What the trained model of a run says of photographs: the ``k`` most probable classes of each, the best first.
+
+    images  a folder, or paths of files; each is read, cut and scaled as the run's test images were
+            (:func:`ltlib.imagefolder.read_image`)
+    -> one row for each image and rank: file, rank (1 to k), class, probability. The probabilities are the softmax of
+    ``loss.prediction_logits`` over all classes (for logit adjustment, of the adjusted logits). They are those of a world with the
+    proportions of the training set, or, where the loss takes these out, of one in which all classes are equally frequent.
+    Raises DataError for no images, and for files that are no images: it names them all; otherwise as :func:`load_model`.
+    """
+    paths = [Path(path).expanduser() for path in ([images] if isinstance(images, str | Path) else images)]
+    if len(paths) == 1 and paths[0].is_dir():
+        paths = image_files(paths[0])
+    if not paths:
+        raise DataError(f"images = {images!r}: expected a folder with photographs, or their paths; there is not one")
+    if k < 1:
+        raise ConfigError(f"k = {k!r}: expected at least 1")
+    model, device, data = load_model(config), pick_device(device), load_dataset(config.dataset)
+    pixels, faults = read_images(paths, data.train_images.shape[1])
+    if wrong := [f"{path}: {fault}" for path, fault in zip(paths, faults, strict=True) if fault]:
+        raise DataError(f"{len(wrong)} of {len(paths)} files are no whole images; take them out:\n  " + "\n  ".join(wrong))
+    weights, recipe = weights_for(config, device), config.recipe
+    batches = ImageBatches(pixels, np.zeros(len(pixels), np.int64), batch_size=recipe.batch_size, resolution=recipe.resolution,
+                           mean=weights.mean, std=weights.std, interpolation=weights.interpolation, device=device)
+    counts = train_counts(config.protocol, config.train_set, data.num_classes)
+    with threads(cpu_count()):
+        logits = predict(model.to(device, memory_format=torch.channels_last), batches, recipe.precision).double()
+    if config.tau is not None:
+        logits = _adjusted(logits, counts, config.tau)
+    criterion = build_loss(config.loss, counts, **dict(config.loss_options)).eval()
+    probability, best = criterion.prediction_logits(logits).softmax(1).topk(min(k, data.num_classes))
+    return pd.DataFrame([{"file": str(path), "rank": rank, "class": data.class_names[c], "probability": p}
+                         for path, row, column in zip(paths, probability.tolist(), best.tolist(), strict=True)
+                         for rank, (p, c) in enumerate(zip(row, column, strict=True), 1)])

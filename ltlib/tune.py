@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from ltlib.config import DATASETS, ConfigError, Profile, atomic_path, results_dir
+from ltlib.config import ConfigError, Profile, atomic_path, dataset_size, results_dir
 from ltlib.launch import compute_runs, unique_runs
 from ltlib.longtail import train_counts
 from ltlib.records import load_record
@@ -78,7 +78,7 @@ def tune(profile: Profile, jobs: int | None = None, say: Callable[[str], None] =
 
 def _require_validation(trial: Profile) -> None:
     """Validation images are those that training leaves over: some must be left to choose by."""
-    size, protocol = DATASETS[trial.dataset], trial.protocols[0]
+    size, protocol = dataset_size(trial.dataset), trial.protocols[0]
     for train_set in trial.train_sets:
         if not protocol.val_per_class or (train_counts(protocol, train_set, size.num_classes) == size.train_per_class).all():
             raise ConfigError(f"{trial.name}: {protocol.name} {train_set}: expected validation images to choose by, and there are none; "

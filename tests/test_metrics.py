@@ -111,6 +111,13 @@ def test_balanced_accuracy_leaves_absent_classes_out():
     assert balanced_accuracy(LOGITS, LABELS) == pytest.approx((2 / 3 + 1 / 2) / 2)
 
 
+def test_class_accuracy_is_over_the_classes_that_occur_and_is_accuracy_on_a_balanced_set():
+    assert evaluated()["class_acc"] == pytest.approx((2 / 3 + 1 / 2) / 2)
+    labels = torch.tensor([0, 0, 1, 1, 2, 2])
+    result = evaluated(logits=torch.eye(3)[[0, 1, 1, 1, 0, 2]], labels=labels)
+    assert result["class_acc"] == pytest.approx(result["acc1"])
+
+
 def test_balanced_accuracy_counts_a_class_of_one_image_as_much_as_any():
     labels = torch.tensor([0] * 9 + [1])
     assert balanced_accuracy(torch.eye(2)[labels * 0], labels) == 0.5

@@ -6,18 +6,20 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from ltlib import training
 from ltlib.backbones import Classifier, build_backbone, build_head
 from ltlib.batches import ImageBatches
 from ltlib.config import DRW, VARIANTS, ConfigError, load_profile
-from ltlib.datasets import load_dataset
+from ltlib.datasets import DataError, load_dataset
 from ltlib.engine import predict, schedule_factor
 from ltlib.launch import compute_runs
 from ltlib.longtail import make_splits, train_counts
+from ltlib.losses import build_loss
 from ltlib.records import RecordError, load_records, logits_path, record_path
-from ltlib.training import pick_device, run_or_load
+from ltlib.training import classify, load_model, model_path, pick_device, run_or_load
 
 CPU = torch.device("cpu")
 
@@ -381,3 +383,54 @@ def test_impossible_minutes_between_checkpoints_are_refused(monkeypatch, text):
     monkeypatch.setenv("CHECKPOINT_MINUTES", text)
     with pytest.raises(ConfigError, match=f"CHECKPOINT_MINUTES = '{text}': expected a number of minutes"):
         training.checkpoint_minutes()
+
+
+# ------------------------------------------------------------------------------------------ a trained model
+
+
+@pytest.mark.parametrize("loss", ["softmax", "ldam", "balanced_softmax", "logit_adjusted"])
+def test_test_images_as_files_are_classified_as_the_run_evaluated_them(out, loss):
+    config = smoke_config(loss)
+    run_or_load(config, "cpu")
+    data = load_dataset("digits")
+    rows = make_splits(data, config.protocol, "longtailed").tests["balanced"][::40]
+    files = [out / "new" / f"{row:04}.png" for row in rows]
+    (out / "new").mkdir()
+    for file, row in zip(files, rows, strict=True):
+        Image.fromarray(data.test_images[row]).save(file)
+    counts = train_counts(config.protocol, "longtailed", 100)
+    criterion = build_loss(config.loss, counts).eval()
+    expected = criterion.prediction_logits(load_file(logits_path(config))["balanced"][::40].double()).softmax(1)
+    found = classify(config, files, k=100, device="cpu")
+    assert list(found.columns) == ["file", "rank", "class", "probability"]
+    table = found.pivot_table(index="file", columns="class", values="probability")[list(data.class_names)]
+    np.testing.assert_allclose(table.loc[[str(file) for file in files]].to_numpy(), expected.numpy(), rtol=1e-3, atol=1e-7)
+    assert classify(config, out / "new", device="cpu").groupby("file")["rank"].max().tolist() == [5] * len(files)
+    assert (found.sort_values(["file", "rank"])["probability"].groupby(found["file"]).diff().dropna() <= 0).all()
+
+
+def test_files_that_are_no_images_are_refused_by_name(out):
+    config = smoke_config()
+    run_or_load(config, "cpu")
+    (out / "a.jpg").write_text("no image")
+    with pytest.raises(DataError, match=r"(?s)2 of 2 files are no whole images; .*a.jpg: not an image.*gone.jpg: No such file"):
+        classify(config, [out / "a.jpg", out / "gone.jpg"], device="cpu")
+    (out / "empty").mkdir()
+    with pytest.raises(DataError, match="expected a folder with photographs, or their paths"):
+        classify(config, out / "empty", device="cpu")
+    with pytest.raises(ConfigError, match="k = 0: expected at least 1"):
+        classify(config, [out / "a.jpg"], 0, device="cpu")
+
+
+def test_a_model_that_is_not_there_is_refused_with_the_way_to_get_it(out):
+    config = smoke_config()
+    with pytest.raises(ConfigError, match=r"expected mode finetune or scratch, got 'probe'"):
+        load_model(dataclasses.replace(config, mode="probe"))
+    with pytest.raises(RecordError, match="expected a finished run, and it is not computed yet"):
+        load_model(config)
+    run_or_load(config, "cpu")
+    assert not load_model(config).training
+    for damage in (lambda path: save_file({"x": torch.zeros(1)}, path), lambda path: path.write_bytes(b"x"), lambda path: path.unlink()):
+        damage(model_path(config))
+        with pytest.raises(RecordError, match=r"expected the trained weights of .*to train it again"):
+            load_model(config)
