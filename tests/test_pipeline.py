@@ -33,7 +33,7 @@ def undisturbed(tmp_path_factory):
 
 
 def products(out):
-    """What must not depend on how often the work was interrupted: the tables (but for what took how long), and the results of the records."""
+    """What must not depend on how often the work was interrupted: the tables, but for the one of times, and the results of the records."""
     tables = {p.name: p.read_text() for p in (out / "figures" / "smoke" / "tables").glob("*.tex") if p.name != "costs.tex"}
     results = {p.name: json.loads(p.read_text())["results"] for p in (out / "results" / "smoke").glob("*.json")}
     return tables, results
