@@ -32,6 +32,7 @@ from ltlib.report import TIGHTLIST
 
 NOTEBOOKS = ROOT / "notebooks"
 PER_BACKBONE = ("11_finetune",)
+AFTERWARDS = ("html", "thesis", "export", "bench", "__main__")  # modules that no notebook uses
 ANY_DATA = ("11", "12", "13", "14", "16")  # numbers of the notebooks that hold for imported photographs too
 
 
@@ -71,7 +72,7 @@ class Page:
     def key(self) -> str:
         """Hash of all that the executed notebook depends on."""
         digest = hashlib.sha256(json.dumps(self.parameters, sort_keys=True).encode())
-        code = [p for p in sorted((ROOT / "ltlib").rglob("*")) if p.suffix in (".py", ".toml")]
+        code = [p for p in sorted((ROOT / "ltlib").rglob("*")) if p.suffix in (".py", ".toml") and p.stem not in AFTERWARDS]
         reference = sorted((ROOT / "data" / "reference").glob("*.csv"))
         runs = [run for run in unique_runs(self.profile) if run.backbone in self.backbones]
         records = [path for run in runs for path in (record_path(run), predictions_path(run))]
