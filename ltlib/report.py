@@ -282,7 +282,11 @@ def appendix_grid(profile: Profile, records: pd.DataFrame, train_set: str) -> Gr
 
 THESIS_IMAGES = {"balanced": 5000, "longtailed": 1051, "head": 844, "middle": 169, "tail": 38}  # of its test sets
 THESIS_SETS = ("balanced", "longtailed", "head", "middle", "tail")
-NOISE_COLORS = {"within noise": "#777777", "ours higher": "#1b5fa8", "ours lower": "#a8321b"}
+NOISE_COLORS = {  # on white, and on a dark page
+    "within noise": "light-dark(#666666, #a8a8a8)",
+    "ours higher": "light-dark(#1b5fa8, #8ab8ee)",
+    "ours lower": "light-dark(#a8321b, #f09a85)",
+}
 
 
 def thesis_stand_in(profile: Profile, records: pd.DataFrame, backbone: str) -> str | None:
@@ -447,13 +451,16 @@ class Output:
     def frame(self, frame: pd.DataFrame, name: str, css: pd.DataFrame | None = None, notes=(), widths=()) -> None:
         """Save a plain table as ``tables/<name>.tex``, a bare booktabs tabular, and show it in the notebook.
 
-        css: "" or one declaration for each cell, such as "color: #1b5fa8" (in LaTeX: package xcolor). notes stand under the last rule.
+        css: "" or one declaration for each cell, such as "color: light-dark(#1b5fa8, #8ab8ee)" (in LaTeX the first of them, by package
+        xcolor). notes stand under the last rule.
         widths: of the columns in cm, the index included, for tables of prose.
         """
         from IPython.display import display
 
         colored = frame.style if css is None else frame.style.apply(lambda _: css, axis=None)
-        styled = colored.format(escape="latex").format_index(escape="latex", axis=0).format_index(escape="latex", axis=1)
+        printed = frame.style if css is None else frame.style.apply(
+            lambda _: css.replace(r"light-dark\((#\w+).*\)", r"\1", regex=True), axis=None)
+        styled = printed.format(escape="latex").format_index(escape="latex", axis=0).format_index(escape="latex", axis=1)
         prose = "".join(rf">{{\raggedright\arraybackslash}}p{{{width}cm}}" for width in widths)
         layout = prose or "l" * frame.index.nlevels + "r" * frame.shape[1]
         latex = styled.to_latex(hrules=True, convert_css=True, multicol_align="c", multirow_align="naive", clines=None,
