@@ -379,8 +379,16 @@ def _source(row: pd.Series) -> str:
 
 
 def missing_runs(profile: Profile) -> list[str]:
-    """Runs without a finished record, each with its state: what the dashes in the tables stand for."""
-    return [f"{run.describe()}: {state}" for run in unique_runs(profile) if (state := run_state(run)) != "done"]
+    """Runs without a finished record, each with its state, a line for all of a backbone that has none: what dashes stand for."""
+    states = {run: run_state(run) for run in unique_runs(profile)}
+    lines = []
+    for backbone in profile.backbones:
+        own = {run: state for run, state in states.items() if run.backbone == backbone}
+        if set(own.values()) == {"missing"} and len(own) > 1:
+            lines.append(f"{backbone}, all {len(own)} runs: missing")
+        else:
+            lines += [f"{run.describe()}: {state}" for run, state in own.items() if state != "done"]
+    return lines
 
 
 # ------------------------------------------------------------------------------------- derivations
@@ -468,7 +476,7 @@ class Output:
         latex = latex.replace("\\bottomrule\n", "\\bottomrule\n" + _foot(notes, frame, frame.index.nlevels, 100 if widths else None))
         with atomic_path(self.folder / "tables" / f"{name}.tex") as partial:
             partial.write_text(latex_signs(latex))
-        display(frame if css is None else colored)
+        display(colored.set_properties(**{"white-space": "normal", "text-align": "left"}) if widths else frame if css is None else colored)
 
     def text(self, markdown: str, name: str) -> None:
         """Save a piece of prose as ``<name>.tex``, and show it in the notebook."""

@@ -97,7 +97,8 @@ def document(profile: Profile) -> str:
     figures = os.path.relpath(figures_dir(profile.name), folder)
     missing = report.missing_runs(profile)
     name, about = _escape(profile.name), _escape(" ".join([f"{profile.title}.", *profile.deviations]))
-    state = f"{len(missing)} runs are missing: dashes stand for them, the last chapter lists them." if missing else "Every run is there."
+    count = sum(report.run_state(run) != "done" for run in report.unique_runs(profile))
+    state = f"{count} runs are missing: dashes stand for them, the last chapter lists them." if count else "Every run is there."
     parts = [
         PREAMBLE, f"\\newcommand{{\\figures}}{{{figures}}}\n\\input{{\\figures/numbers}}\n",
         f"\\title{{The long-tail workbook:\\\\ results of profile {name}}}\n\\author{{}}\\date{{}}\n\\begin{{document}}\n\\maketitle\n",
