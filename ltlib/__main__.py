@@ -125,7 +125,10 @@ def main(arguments: list[str] | None = None) -> int:
                 say(os.path.relpath(write_html(profile, say)))
             case "thesis":
                 notebooks(profile, jobs, strict=False)
-                say(os.path.relpath(compile_thesis(profile)))
+                document = compile_thesis(profile)
+                if (book.build_dir(profile.name) / "html").exists():
+                    write_html(profile, lambda line: None)  # its index links the document
+                say(os.path.relpath(document))
             case "readme":
                 write_readme()
             case "all":

@@ -165,6 +165,13 @@ def atomic_path(path: Path, durable: bool = True):
         partial.unlink(missing_ok=True)
 
 
+def write_changed(path: Path, text: str) -> None:
+    """Write a text file, unless it holds this text already."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        with atomic_path(path) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+
 class Busy(RuntimeError):
     """Another process is at it."""
 

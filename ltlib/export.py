@@ -7,7 +7,7 @@ import dataclasses
 import pandas as pd
 
 from ltlib import report
-from ltlib.config import PROFILES, ROOT, Profile, atomic_path, figures_dir, load_profile, output_root
+from ltlib.config import PROFILES, ROOT, Profile, figures_dir, load_profile, output_root, write_changed
 from ltlib.launch import unique_runs
 from ltlib.records import load_record, load_records
 
@@ -55,12 +55,9 @@ def results_table(profile: Profile) -> pd.DataFrame:
 def write_results(profile: Profile) -> None:
     """``results/<profile>.csv``, with its data dictionary ``results/README.md`` beside it, and ``figures/<profile>/numbers.tex``."""
     folder = output_root() / "results"
-    with atomic_path(folder / f"{profile.name}.csv") as partial:
-        results_table(profile).to_csv(partial, index=False)
-    with atomic_path(folder / "README.md") as partial:
-        partial.write_text(dictionary_text())
-    with atomic_path(figures_dir(profile.name) / "numbers.tex") as partial:
-        partial.write_text(numbers_latex(profile))
+    write_changed(folder / f"{profile.name}.csv", results_table(profile).to_csv(index=False))
+    write_changed(folder / "README.md", dictionary_text())
+    write_changed(figures_dir(profile.name) / "numbers.tex", numbers_latex(profile))
 
 
 def dictionary_text() -> str:
@@ -136,5 +133,4 @@ def write_readme() -> None:
     """Put :func:`readme_results` between its marks in the README."""
     path = ROOT / "README.md"
     before, _, rest = path.read_text().partition(BEGIN)
-    with atomic_path(path) as partial:
-        partial.write_text(f"{before}{BEGIN}\n\n{readme_results()}\n{END}{rest.partition(END)[2]}")
+    write_changed(path, f"{before}{BEGIN}\n\n{readme_results()}\n{END}{rest.partition(END)[2]}")

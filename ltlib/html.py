@@ -22,7 +22,7 @@ import nbformat
 from markupsafe import Markup
 
 from ltlib.book import Page, pages
-from ltlib.config import Profile, atomic_path, build_dir, results_dir
+from ltlib.config import Profile, build_dir, results_dir, write_changed
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 THUMBNAIL_WIDTH = 480
@@ -80,7 +80,7 @@ def write_html(profile: Profile, say: Callable[[str], None] = print) -> Path:
             body, _ = exporter.from_filename(str(entry.page.executed))
             cells, headings = _dress(body, entry.title)
             made = environment.get_template("page.html.j2").render(entry=entry, before=before, after=after, cells=cells, headings=headings)
-            _write(path, made + mark)
+            write_changed(path, made + mark)
         title = f"{entry.number} {entry.text}"
         found.append((entry.href, title, entry.text))
         found += [(f"{entry.href}#{quote(anchor)}", title, _text(label)) for anchor, label in _contents(path)]
@@ -91,17 +91,10 @@ def write_html(profile: Profile, say: Callable[[str], None] = print) -> Path:
              (results_dir(profile.name).parent / f"{profile.name}.csv", "All results (CSV)")]
     links = [(quote(Path(os.path.relpath(path, folder)).as_posix()), label) for path, label in files if path.exists()]
     for name in ("book.css", "book.js"):
-        _write(folder / name, (TEMPLATES / name).read_text(encoding="utf-8"))
-    _write(folder / "search.js", f"const headings = {json.dumps(found, indent=0)};\n")
-    _write(folder / "index.html", environment.get_template("index.html.j2").render(profile=profile, entries=entries, files=links))
+        write_changed(folder / name, (TEMPLATES / name).read_text(encoding="utf-8"))
+    write_changed(folder / "search.js", f"const headings = {json.dumps(found, indent=0)};\n")
+    write_changed(folder / "index.html", environment.get_template("index.html.j2").render(profile=profile, entries=entries, files=links))
     return folder / "index.html"
-
-
-def _write(path: Path, text: str) -> None:
-    """Write what is new or has changed."""
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        with atomic_path(path) as partial:
-            partial.write_text(text, encoding="utf-8")
 
 
 def _checksum(*paths: Path) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ltlib import report
 from ltlib.backbones import backbone_title
-from ltlib.config import Profile, atomic_path, build_dir, figures_dir
+from ltlib.config import Profile, build_dir, figures_dir, write_changed
 
 
 class ThesisFailed(RuntimeError):
@@ -141,8 +141,7 @@ def compile_thesis(profile: Profile) -> Path:
     Raises NoLatex where latexmk is not installed, ThesisFailed with LaTeX's own first error.
     """
     folder = build_dir(profile.name) / "thesis"
-    with atomic_path(folder / "thesis.tex") as partial:
-        partial.write_text(document(profile))
+    write_changed(folder / "thesis.tex", document(profile))
     if shutil.which("latexmk") is None:
         raise NoLatex(f"latexmk is not installed, so there is no PDF; the source is {os.path.relpath(folder)}/thesis.tex. Debian: apt "
                            "install latexmk texlive-latex-extra texlive-fonts-recommended lmodern; otherwise https://tug.org/texlive")
