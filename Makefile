@@ -117,4 +117,4 @@ lock: $(READY) ## compile requirements.lock and environment.yml from pyproject.t
 
 clean: ## remove what smoke and demo made, and executed notebooks; records, figures and features of real profiles stay
 	rm -rf build/smoke build/demo build/cache/pretrained build/*/notebooks build/*/html build/*/thesis
-	rm -rf results/smoke* results/demo* figures/smoke figures/demo
+	rm -rf results/smoke results/smoke.csv results/demo results/demo.csv figures/smoke figures/demo

@@ -60,11 +60,12 @@ def notebooks(profile: Profile, jobs: int | None, strict: bool = True) -> None:
 def everything(profile: Profile, jobs: int | None, launcher: str) -> None:
     launch.compute_runs(profile, jobs, say=say, launcher=launcher)
     notebooks(profile, jobs)
+    index = write_html(profile, say)
     try:
         document = os.path.relpath(compile_thesis(profile))
+        write_html(profile, lambda line: None)  # its index links the document
     except NoLatex as error:
         document = f"none: {error}"
-    index = write_html(profile, say)
     say(f"\nMade for profile {profile.name}:")
     say(f"  records             {os.path.relpath(results_dir(profile.name))}/*.json")
     say(f"  executed notebooks  {os.path.relpath(book.build_dir(profile.name))}/notebooks/*.ipynb")

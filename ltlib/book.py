@@ -32,7 +32,7 @@ from ltlib.report import TIGHTLIST
 
 NOTEBOOKS = ROOT / "notebooks"
 PER_BACKBONE = ("11_finetune",)
-AFTERWARDS = ("html", "thesis", "export", "bench", "__main__")  # modules that no notebook uses
+AFTERWARDS = ("html.py", "thesis.py", "export.py", "bench.py", "__main__.py")  # modules that no notebook uses
 ANY_DATA = ("11", "12", "13", "14", "16")  # numbers of the notebooks that hold for imported photographs too
 
 
@@ -71,8 +71,8 @@ class Page:
 
     def key(self) -> str:
         """Hash of all that the executed notebook depends on."""
-        digest = hashlib.sha256(json.dumps(self.parameters, sort_keys=True).encode())
-        code = [p for p in sorted((ROOT / "ltlib").rglob("*")) if p.suffix in (".py", ".toml") and p.stem not in AFTERWARDS]
+        digest = hashlib.sha256((json.dumps(self.parameters, sort_keys=True) + repr(self.profile)).encode())
+        code = [p for p in sorted((ROOT / "ltlib").rglob("*")) if p.suffix in (".py", ".toml") and p.name not in AFTERWARDS]
         reference = sorted((ROOT / "data" / "reference").glob("*.csv"))
         runs = [run for run in unique_runs(self.profile) if run.backbone in self.backbones]
         records = [path for run in runs for path in (record_path(run), predictions_path(run))]
@@ -115,7 +115,7 @@ def pages(profile: Profile) -> list[Page]:
 def execute(page: Page) -> float:
     """Run a page's notebook from top to bottom; move its figures, its tables and at last itself into place. Returns the seconds it took.
 
-    Raises NotebookFailed; its kernel computes with one thread, so that the digits do not depend on the machine's cores.
+    Raises NotebookFailed. Its kernel computes with one thread and a fixed hash seed, so that the same records give the same bytes.
     """
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -131,7 +131,7 @@ def execute(page: Page) -> float:
         draft, figures = Path(temporary) / "notebook.ipynb", Path(temporary) / "figures"
         figures.mkdir()
         try:
-            with mock.patch.dict(os.environ, LTLIB_FIGURES=str(figures), OMP_NUM_THREADS="1"):  # the kernel inherits them
+            with mock.patch.dict(os.environ, LTLIB_FIGURES=str(figures), OMP_NUM_THREADS="1", PYTHONHASHSEED="0"):  # for the kernel
                 papermill.execute_notebook(page.source, draft, page.parameters, kernel_name="python3", cwd=str(NOTEBOOKS),
                                            progress_bar=False, config=_kernel_config(sockets))
         except (DeadKernelError, RuntimeError) as error:

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pandas as pd
 
 from ltlib import report
-from ltlib.config import PROFILES, ROOT, Profile, figures_dir, load_profile, output_root, write_changed
+from ltlib.config import (
+    DRW,
+    PROFILES,
+    ROOT,
+    Profile,
+    figures_dir,
+    load_profile,
+    output_root,
+    results_dir,
+    write_changed,
+)
 from ltlib.launch import unique_runs
 from ltlib.records import load_record, load_records
 
@@ -28,6 +39,7 @@ DICTIONARY = {
     "hits": "images classified rightly, acc1 * n",
     "cross_entropy": "plain cross-entropy, nats per image: can be compared between losses",
     "criterion": "the run's own training loss: cannot be compared between losses",
+    "class_acc": "accuracy of each class that occurs, averaged over classes, 0 to 1 (records before it was there: empty)",
     "f1": "F1 averaged with the classes' support as weight, 0 to 1",
     "f1_macro": "F1 averaged over the classes that occur, 0 to 1",
     "same_as_softmax": "whether the run is softmax's by mathematics (equal class counts) and was computed once",
@@ -52,9 +64,26 @@ def results_table(profile: Profile) -> pd.DataFrame:
     ).reindex(columns=list(DICTIONARY)).astype({"hits": "Int64"})
 
 
+def whole(profile: Profile) -> Profile:
+    """The profile with everything that it names and that its records hold, however it was narrowed (BACKBONES=, SEEDS=, ...)."""
+    names = {key: list(getattr(load_profile(profile.path), key)) for key in ("backbones", "losses", "seeds", "train_sets")}
+    names["protocols"] = [protocol.name for protocol in load_profile(profile.path).protocols]
+    for path in sorted(results_dir(profile.name).glob("*.json")):
+        try:
+            config = json.loads(path.read_text())["config"]
+            variant = "logit_adjusted" if config.get("tau") is not None else config["loss"] + (DRW if config["drw"] is not None else "")
+            found = {"backbones": config["backbone"], "losses": variant, "seeds": config["seed"], "train_sets": config["train_set"],
+                     "protocols": config["protocol"]["name"]}
+        except (OSError, ValueError, KeyError, TypeError):  # load_records says what is wrong with it, where it is one of ours
+            continue
+        for key, value in found.items():
+            names[key] += [value] if value not in names[key] else []
+    return load_profile(profile.path, **names)
+
+
 def write_results(profile: Profile) -> None:
     """``results/<profile>.csv``, with its data dictionary ``results/README.md`` beside it, and ``figures/<profile>/numbers.tex``."""
-    folder = output_root() / "results"
+    folder, profile = output_root() / "results", whole(profile)
     write_changed(folder / f"{profile.name}.csv", results_table(profile).to_csv(index=False))
     write_changed(folder / "README.md", dictionary_text())
     write_changed(figures_dir(profile.name) / "numbers.tex", numbers_latex(profile))
@@ -83,8 +112,9 @@ def numbers_latex(profile: Profile) -> str:
 
     Runs that are missing print as a dash, names that nothing has as "??" with a warning, as LaTeX does with references.
     """
-    summary = report.summarise(load_records(profile))
-    sets = [[name for name in report.SET_TITLES if p.longtailed_test or name.startswith("balanced")] for p in profile.protocols]
+    records = load_records(profile)
+    summary = report.summarise(records)
+    sets = [list(report.SET_TITLES) if p.longtailed_test else list(report.group_sets(p, records).values()) for p in profile.protocols]
     lines = []
     for protocol, eval_sets in zip(profile.protocols, sets, strict=True):
         for key in pd.MultiIndex.from_product([[protocol.name], profile.train_sets, profile.backbones, profile.losses, eval_sets]):
@@ -116,7 +146,7 @@ def readme_results() -> str:
         for eval_set in ("balanced", "balanced_head", "balanced_middle", "balanced_tail"):
             title = "All" if eval_set == "balanced" else report.SET_TITLES[eval_set]
             grid.add_summary(summary, protocol, "longtailed", eval_set, ("", title), interval=len(shown.seeds) == 1)
-        seeds = ", ".join(map(str, shown.seeds))
+        seeds, missing = ", ".join(map(str, shown.seeds)), report.missing_runs(profile)
         one = "Brackets: Wilson's 95 % interval of the finite test set."
         spread = one if len(shown.seeds) == 1 else "± is half the 95 % t interval over seeds."
         picture = f"figures/{profile.name}/head_middle_tail.png"
@@ -124,6 +154,7 @@ def readme_results() -> str:
             f"### `{profile.name}`\n\n{profile.title}. Trained on the long tail (protocol {protocol}, imbalance factor "
             f"{profile.protocols[0].imbalance_factor:g}), top-1 accuracy in percent on the balanced test; seeds {seeds}. {spread}\n"
             + "".join(f"{line} " for line in profile.deviations).strip() + f"\n\n{grid.markdown()}"
+            + (f"\nNot there yet: {'; '.join(missing)}.\n" if missing else "")
             + (f"\n![Accuracy of head, middle and tail, profile {profile.name}]({picture})\n" if (ROOT / picture).exists() else "")
         )
     return "\n".join(parts)

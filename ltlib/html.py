@@ -11,8 +11,8 @@ import base64
 import hashlib
 import io
 import json
-import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ import nbformat
 from markupsafe import Markup
 
 from ltlib.book import Page, pages
-from ltlib.config import Profile, build_dir, results_dir, write_changed
+from ltlib.config import Profile, atomic_path, build_dir, results_dir, write_changed
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 THUMBNAIL_WIDTH = 480
@@ -89,7 +89,14 @@ def write_html(profile: Profile, say: Callable[[str], None] = print) -> Path:
             say(f"{entry.page.name}: {entry.note}")
     files = [(build_dir(profile.name) / "thesis" / "thesis.pdf", "The tables and figures in print (PDF)"),
              (results_dir(profile.name).parent / f"{profile.name}.csv", "All results (CSV)")]
-    links = [(quote(Path(os.path.relpath(path, folder)).as_posix()), label) for path, label in files if path.exists()]
+    links = []
+    for path, label in files:
+        if path.exists():  # beside the pages, so that the folder can be copied anywhere
+            copy = folder / path.name
+            if not copy.exists() or copy.read_bytes() != path.read_bytes():
+                with atomic_path(copy) as partial:
+                    shutil.copyfile(path, partial)
+            links.append((quote(path.name), label))
     for name in ("book.css", "book.js"):
         write_changed(folder / name, (TEMPLATES / name).read_text(encoding="utf-8"))
     write_changed(folder / "search.js", f"const headings = {json.dumps(found, indent=0)};\n")

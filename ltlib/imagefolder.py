@@ -267,6 +267,15 @@ def _faults_text(faults: dict[str, list[str]]) -> str:
     return "".join(f"\n{heading}: {len(lines)}{_some(lines)}" for heading, lines in faults.items())
 
 
+def _stat(path: Path) -> tuple[int, int]:
+    """Size and time of a file; nothing of a link that leads nowhere, which is named when it is read."""
+    try:
+        found = path.stat()
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
 def import_images(source: str | Path, test: str | Path = "", val: str | Path = "", *, root: str | Path = "", name: str = "",
                   size: int = 224, test_share: float = 0.2, val_share: float = 0.1, seed: int = 0,
                   say: Callable[[str], None] = print) -> Imported:
@@ -301,7 +310,7 @@ def import_images(source: str | Path, test: str | Path = "", val: str | Path = "
     given, name = name, re.sub(r"\W+", "_", name or place.stem).strip("_").lower()
     if not name:
         raise ConfigError(f"name = {given!r}: expected letters or digits, such as moths")
-    stats = [(str(p.path), p.label, p.part, p.path.stat().st_size, p.path.stat().st_mtime_ns) for p in listing.photographs]
+    stats = [(str(p.path), p.label, p.part, *_stat(p.path)) for p in listing.photographs]
     how = [name, str(place), size, test_share, val_share, seed, PIL.__version__, sorted(listing.classes), listing.faults, stats]
     known = imported_dir() / "sources" / f"{hashlib.sha256(json.dumps(how).encode()).hexdigest()[:20]}.json"
     with exclusive(known, f"{place} is being imported by another process", say):

@@ -71,15 +71,23 @@ def proportion_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, 
     return float(low), float(high)
 
 
-def exceeds_noise(p1: float, n1: int, p2: float, n2: int, sem: float = 0.0, level: float = 0.95) -> bool:
-    """Whether two shares, of n1 and of n2 independent images, differ by more than chance.
+def share_difference(p1: float, n1: int, p2: float, n2: int) -> tuple[float, float]:
+    """Difference of two shares of independent images and its standard error, with one hit and one miss added to each sample.
 
-    |p1 - p2| > z sqrt(v1 + v2 + sem^2), v = q (1 - q) / (n + 4) with q = (n p + 2) / (n + 4), so that a share of 0 or 1 has a variance too;
-    ``sem``: standard error over seeds of one of them, if it is a mean. Source: Agresti and Caffo 2000.
+    d = q1 - q2, se^2 = q1 (1 - q1) / (n1 + 2) + q2 (1 - q2) / (n2 + 2), q = (n p + 1) / (n + 2): shares of 0 and 1 have a spread too.
+    Source: Agresti and Caffo 2000.
     """
-    shares = [((n * p + 2) / (n + 4), n + 4) for p, n in ((p1, n1), (p2, n2))]
-    variance = sum(q * (1 - q) / n for q, n in shares) + sem**2
-    return abs(p1 - p2) > stats.norm.ppf(0.5 + level / 2) * np.sqrt(variance)
+    q1, q2 = ((n * p + 1) / (n + 2) for p, n in ((p1, n1), (p2, n2)))
+    return q1 - q2, float(np.sqrt(q1 * (1 - q1) / (n1 + 2) + q2 * (1 - q2) / (n2 + 2)))
+
+
+def exceeds_noise(p1: float, n1: int, p2: float, n2: int, sem: float = 0.0, level: float = 0.95) -> bool:
+    """Whether two shares differ by more than chance: |d| > z sqrt(se^2 + sem^2), d and se of :func:`share_difference`.
+
+    sem: standard error over seeds of one of them, if it is a mean.
+    """
+    difference, error = share_difference(p1, n1, p2, n2)
+    return abs(difference) > stats.norm.ppf(0.5 + level / 2) * np.hypot(error, sem)
 
 
 def mean_interval(values, level: float = 0.95) -> tuple[float, float]:
@@ -119,20 +127,25 @@ def expected_calibration_error(table: pd.DataFrame) -> float:
 
 @dataclass(frozen=True)
 class RankTest:
-    """ranks: mean rank of each method over the blocks, 1 is best; statistic and p: Friedman's test of equal ranks;
-    pairs: (k, k) p-values of all pairs, Holm-corrected; concordance: Kendall's W, 0 (no agreement of blocks) to 1."""
+    """ranks: mean rank of each method over the blocks, 1 is best; statistic and p: Friedman's test of equal ranks; pairs: (k, k) p-values
+    of all pairs, Holm-corrected; smallest: the smallest that so few blocks can give; concordance: Kendall's W, 0 to 1."""
 
     ranks: pd.Series
     statistic: float
     p: float
     pairs: pd.DataFrame
+    smallest: float
     concordance: float
+
+
+DRAWS = 19_999
 
 
 def rank_test(scores: pd.DataFrame) -> RankTest:
     """Friedman's test of k methods on N blocks, and the pairwise tests after it.
 
-    scores (N, k): a row per block (data set, backbone), a column per method, higher is better. Pairs: z = |R_i - R_j| /
+    scores (N, k): a row per block (data set, backbone), a column per method, higher is better. p is a permutation p-value, (1 + hits) /
+    (1 + ``DRAWS``) with a fixed seed: the chi-square approximation is far off for a handful of blocks. Pairs: z = |R_i - R_j| /
     sqrt(k (k + 1) / 6N), two-sided, Holm-corrected. Raises ValueError for fewer than 3 methods or 2 blocks, or gaps.
     Source: Demsar 2006, Statistical Comparisons of Classifiers over Multiple Data Sets; scikit-posthocs.
     """
@@ -141,11 +154,17 @@ def rank_test(scores: pd.DataFrame) -> RankTest:
         raise ValueError(f"{methods} methods on {blocks} blocks: expected at least 3 methods on at least 2 blocks, without gaps")
     import scikit_posthocs
 
-    statistic, p = stats.friedmanchisquare(*scores.to_numpy().T)
-    statistic, p = (0.0, 1.0) if np.isnan(p) else (float(statistic), float(p))  # all methods equal in every block
+    statistic = float(np.nan_to_num(stats.friedmanchisquare(*scores.to_numpy().T).statistic))  # nan: all equal in every block
+    ranks = scores.rank(axis=1, ascending=False).to_numpy()
+    draws = np.random.default_rng(0).permuted(np.broadcast_to(ranks, (DRAWS, *ranks.shape)), axis=2).mean(1)
+    spread = ((draws - (methods + 1) / 2) ** 2).sum(1)  # rises with the statistic, whose tie correction no permutation changes
+    hits = int((spread >= ((ranks.mean(0) - (methods + 1) / 2) ** 2).sum() - 1e-9).sum())
     pairs = scikit_posthocs.posthoc_siegel_friedman(scores.to_numpy(), p_adjust="holm")
     pairs = pd.DataFrame(pairs.to_numpy(), scores.columns, scores.columns)
-    return RankTest(scores.rank(axis=1, ascending=False).mean(), statistic, p, pairs, statistic / (blocks * (methods - 1)))
+    z = (methods - 1) / np.sqrt(methods * (methods + 1) / (6 * blocks))
+    smallest = min(1.0, methods * (methods - 1) * float(stats.norm.sf(z)))
+    return RankTest(pd.Series(ranks.mean(0), scores.columns), statistic, (1 + hits) / (1 + DRAWS), pairs, smallest,
+                    statistic / (blocks * (methods - 1)))
 
 
 def pareto_front(points: np.ndarray) -> np.ndarray:

@@ -178,12 +178,22 @@ def code_version() -> dict:
         return {"commit": "unknown", "dirty": True}
 
 
+@functools.cache
+def _processor() -> str:
+    """The processor's model, where the system says it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
 def environment(device) -> dict:
     """Library and device versions, for the provenance of a record."""
     import numpy
     import timm
 
-    name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else platform.processor() or platform.machine()
+    name = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else _processor()
     libraries = {module.__name__: module.__version__ for module in (torch, timm, numpy)}
     return {"code": code_version(), "python": platform.python_version(), "libraries": libraries, "device": str(device), "device_name": name}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import textwrap
 from pathlib import Path
 
@@ -125,9 +126,10 @@ class Grid:
         for backbone in self.profile.backbones if bold else ():
             known = {loss: values[backbone, loss] for loss in self.profile.losses if np.isfinite(values.get((backbone, loss), np.nan))}
             if known:
-                places = sorted(set(known.values()), reverse=best == "max")
+                printed = {loss: text.get((backbone, loss), str(value)).split(" ")[0] for loss, value in known.items()}
+                places = list(dict.fromkeys(printed[loss] for loss in sorted(known, key=known.get, reverse=best == "max")))
                 marks |= {(backbone, loss): mark for place, mark in zip(places, (BEST, SECOND), strict=False)
-                          for loss, value in known.items() if value == place}
+                          for loss in known if printed[loss] == place}  # what is printed alike is not ranked
         self.columns.append(title)
         self.text.append(text)
         self.best.append(marks)
@@ -179,7 +181,7 @@ class Grid:
         blocks, header, width = [], self._header(), len(self.columns) + 1
         for backbone in self.profile.backbones:
             if not any(key in text for text in self.text for key in self.index if key[0] == backbone):
-                title = _escape(backbone_title(backbone))
+                title = latex_escape(backbone_title(backbone))
                 blocks.append(f"\\midrule\n\\multicolumn{{{width}}}{{l}}{{\\emph{{{title}}}: --, no run yet}} \\\\\n")
                 continue
             styled = self.styler(latex=True)
@@ -188,7 +190,7 @@ class Grid:
             styled = styled.format(escape="latex").format_index(escape="latex", axis=0).format_index(escape="latex", axis=1)
             latex = styled.to_latex(hrules=True, multicol_align="c", column_format="l" + "r" * len(self.columns))
             body = latex.split("\\midrule\n", 1)[1].split("\\bottomrule", 1)[0]
-            blocks.append(f"\\midrule\n\\multicolumn{{{width}}}{{l}}{{\\emph{{{_escape(backbone_title(backbone))}}}}} \\\\\n{body}")
+            blocks.append(f"\\midrule\n\\multicolumn{{{width}}}{{l}}{{\\emph{{{latex_escape(backbone_title(backbone))}}}}} \\\\\n{body}")
         if self.daggers:
             deferred = any(loss.endswith(DRW) for _, loss in self.daggers)
             other = "softmax (with deferred re-weighting: to the loss without it)" if deferred else "softmax"
@@ -208,10 +210,10 @@ def _foot(notes, shown: pd.DataFrame, index_columns: int = 1, characters: int | 
     widths = [max(map(len, (sub, *column))) + 2 for (_, sub), column in zip(titles, shown.to_numpy(str).T, strict=True)]
     spans = itertools.groupby(range(len(titles)), lambda i: titles[i][0] or i)
     total = sum(max(sum(widths[i] for i in span), len(str(top))) for top, span in ((top, list(span)) for top, span in spans))
-    total += sum(max(len(str(value)) for value in shown.index.get_level_values(-1 - level)) for level in range(index_columns))
+    total += sum(max((len(str(value)) for value in shown.index.get_level_values(-1 - level)), default=0) for level in range(index_columns))
     lines = [line for note in notes for line in textwrap.wrap(note, characters or int(total))]
     width = len(titles) + index_columns
-    return "".join(f"\\multicolumn{{{width}}}{{l}}{{\\scriptsize {_escape(line)}}} \\\\\n" for line in lines)
+    return "".join(f"\\multicolumn{{{width}}}{{l}}{{\\scriptsize {latex_escape(line)}}} \\\\\n" for line in lines)
 
 
 def latex_signs(text: str) -> str:
@@ -220,10 +222,10 @@ def latex_signs(text: str) -> str:
     return text.replace(" ± ", "\\,$\\pm$\\,").replace("±", "$\\pm$")
 
 
-def _escape(text: str) -> str:
-    for char in "&%$#_{}":
-        text = text.replace(char, "\\" + char)
-    return text
+def latex_escape(text: str) -> str:
+    """Text that LaTeX prints as it is."""
+    names = {"\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}"}
+    return re.sub(r"[&%$#_{}\\^~]", lambda found: names.get(found[0], "\\" + found[0]), text)
 
 
 def accuracy_grid(profile: Profile, records: pd.DataFrame, train_set: str) -> Grid:

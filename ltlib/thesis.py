@@ -13,6 +13,7 @@ from pathlib import Path
 from ltlib import report
 from ltlib.backbones import backbone_title
 from ltlib.config import Profile, build_dir, figures_dir, write_changed
+from ltlib.records import load_records
 
 
 class ThesisFailed(RuntimeError):
@@ -31,6 +32,9 @@ PREAMBLE = r"""\documentclass[a4paper,11pt]{report}
 \usepackage[font=small,labelfont=bf]{caption}
 \usepackage[hidelinks]{hyperref}
 \DeclareUnicodeCharacter{2212}{\ensuremath{-}}
+\makeatletter  % a character that the fonts lack prints as ? with a warning
+\def\UTFviii@undefined@err#1{?\GenericWarning{}{LaTeX Warning: the fonts have no glyph for #1}}
+\makeatother
 \extrafloats{300}
 \setcounter{topnumber}{4}\setcounter{bottomnumber}{4}\setcounter{totalnumber}{6}
 \renewcommand{\topfraction}{0.95}\renewcommand{\bottomfraction}{0.9}\renewcommand{\textfraction}{0.05}\renewcommand{\floatpagefraction}{0.75}
@@ -43,18 +47,21 @@ class NoLatex(ThesisFailed):
 
 
 def _escape(text: str) -> str:
-    return report.latex_signs(re.sub(r"([&%$#_{}])", r"\\\1", text))
+    return report.latex_signs(report.latex_escape(text))
 
 
 def _count(seeds: tuple[int, ...]) -> str:
-    return f"seed {seeds[0]} alone" if len(seeds) == 1 else f"means over seeds {', '.join(map(str, seeds))}"
+    return f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}"
 
 
 def _floats(profile: Profile, entries: dict[str, str]) -> Iterator[tuple[str, str]]:
     """(path below figures/<profile>, caption) of everything that is there."""
     folder = figures_dir(profile.name)
     shared = {"seeds": _count(profile.seeds), "first": f"seed {profile.seeds[0]}"}
-    shared |= {"small": CONTENTS["phrases"]["small"]}
+    own = any(protocol.counts for protocol in profile.protocols)
+    shared |= {"small": CONTENTS["phrases"]["small"], "tested": "its test" if own else "the balanced test"}
+    demonstration = "A demonstration: photographs made from digits; one run each, seed 0"
+    shared["own"] = f"{_escape(profile.title)}; {shared['seeds']}" if own else demonstration
     shared |= {name: CONTENTS["phrases"][name].format(**shared) for name in ("accuracy", "gradients")}
     values = {"protocol": [p.name for p in profile.protocols], "train_set": profile.train_sets, "backbone": profile.backbones}
     for pattern, caption in entries.items():
@@ -102,7 +109,7 @@ def document(profile: Profile) -> str:
     parts = [
         PREAMBLE, f"\\newcommand{{\\figures}}{{{figures}}}\n\\input{{\\figures/numbers}}\n",
         f"\\title{{The long-tail workbook:\\\\ results of profile {name}}}\n\\author{{}}\\date{{}}\n\\begin{{document}}\n\\maketitle\n",
-        f"\\begin{{abstract}}\\noindent {about} Everything here is made from the records of runs; {_count(profile.seeds)}. {state}\n",
+        f"\\begin{{abstract}}\\noindent {about} Runs: {_count(profile.seeds)}, from their records. {state}\n",
         "\\end{abstract}\n\\tableofcontents\n\\setcounter{chapter}{4}\n\\chapter{Results}\n",
     ]
     for title, entries in CONTENTS["results"].items():
@@ -125,13 +132,17 @@ def document(profile: Profile) -> str:
 
 def _quote(profile: Profile) -> str:
     """A sentence for each backbone, its numbers by the macros of numbers.tex."""
-    sentences = []
-    for protocol in profile.protocols if "longtailed" in profile.train_sets and "softmax" in profile.losses else ():
+    sentences, records = [], load_records(profile)
+    there = set(report.summarise(records).index)
+    for protocol in profile.protocols:
+        sets = report.group_sets(protocol, records)
         for backbone in profile.backbones:
-            key = f"{profile.name}/{protocol.name}/longtailed/{backbone}/softmax/balanced"
+            if (protocol.name, "longtailed", backbone, "softmax", sets["tail"]) not in there:
+                continue
+            key = f"{profile.name}/{protocol.name}/longtailed/{backbone}/softmax"
             sentences.append(f"Trained on the long tail with softmax, {_escape(backbone_title(backbone))} has an accuracy of "
-                             f"\\ltresult{{{key}_head}}\\,\\% on the head and \\ltresult{{{key}_tail}}\\,\\% on the tail of the balanced "
-                             f"test (protocol {_escape(protocol.name)}).")
+                             f"\\ltresult{{{key}/{sets['head']}}}\\,\\% on the head and \\ltresult{{{key}/{sets['tail']}}}\\,\\% on the "
+                             f"tail of the {report.TRAIN_TITLES[sets['all']]} test (protocol {_escape(protocol.name)}).")
     return " ".join(sentences) + "\n\n"
 
 

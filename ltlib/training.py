@@ -129,10 +129,15 @@ def _require_pretraining(config: RunConfig) -> None:
         raise ConfigError(f"{config.backbone}: expected a [pretraining] table in the profile; it has no published weights")
 
 
+def _small_path(name: str, pretraining, device: torch.device) -> tuple[Path, str]:
+    """Where a small backbone's pretrained weights lie, and what they depend on."""
+    key = json.dumps({"backbone": name, "pretraining": asdict(pretraining), "device": device.type}, sort_keys=True)
+    return cache_dir() / "pretrained" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:10]}.safetensors", key
+
+
 def _pretrained_small(name: str, pretraining, device: torch.device, say) -> Weights:
     """Pretrain a small backbone on clean digit pairs, or load it from the cache."""
-    key = json.dumps({"backbone": name, "pretraining": asdict(pretraining), "device": device.type}, sort_keys=True)
-    path = cache_dir() / "pretrained" / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:10]}.safetensors"
+    path, key = _small_path(name, pretraining, device)
     with exclusive(path, f"{name} is being pretrained by another process", say):
         if not path.exists():
             _pretrain(name, pretraining, path, key, device, say)
@@ -461,7 +466,8 @@ def stored_features(config: RunConfig, train: np.ndarray, test: np.ndarray) -> t
             if len(list(folder.glob("*.npy"))) < sum(-(-len(x) // FEATURE_CHUNK) for x in (data.train_images, data.test_images)):
                 return None
             return tuple(x[index] for x, index in zip(features(config, device), (train, test), strict=True))
-        if not model_path(config).exists():
+        small = is_small(config.backbone) and not _small_path(config.backbone, config.pretraining, device)[0].exists()
+        if small or not model_path(config).exists():
             return None
         backbone, weights = load_model(config).backbone.to(device, memory_format=torch.channels_last), weights_for(config, device)
     except backbones.MissingWeights:

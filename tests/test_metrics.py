@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
+from statsmodels.stats.proportion import confint_proportions_2indep
 
 from ltlib.losses import build_loss
 from ltlib.metrics import (
@@ -21,6 +22,7 @@ from ltlib.metrics import (
     pareto_front,
     proportion_interval,
     rank_test,
+    share_difference,
 )
 
 COUNTS = [50, 10, 2]
@@ -235,6 +237,16 @@ def test_rank_test_on_the_example_of_demsar():
     z = (3.143 - 1.964) / np.sqrt(4 * 5 / (6 * 14))
     assert test.pairs.loc["C4.5", "C4.5+m+cf"] == pytest.approx(6 * 2 * stats.norm.sf(z), rel=0.01)
     assert 0 <= test.concordance <= 1
+    assert test.p == pytest.approx(stats.chi2.sf(test.statistic, 3), abs=0.01)  # 14 blocks are enough for the approximation
+
+
+def test_two_blocks_that_agree_by_permutation():
+    """All 7! orders of the second block are equally likely: one of them agrees with the first in everything."""
+    test = rank_test(pd.DataFrame([np.arange(7.0), np.arange(7.0)]))
+    assert test.p < 0.002
+    assert test.concordance == 1
+    assert test.pairs.to_numpy().min() == pytest.approx(test.smallest)
+    assert test.smallest > 0.05
 
 
 @examples
@@ -274,3 +286,11 @@ def test_what_exceeds_the_noise():
     assert not exceeds_noise(0.50, 1000, 0.60, 1000, sem=0.06)
     assert not exceeds_noise(0.0, 38, 0.0, 38)
     assert exceeds_noise(0.0, 38, 0.3, 38)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.data())
+def test_the_difference_of_shares_is_that_of_statsmodels(n1, n2, data):
+    x1, x2 = data.draw(st.integers(0, n1)), data.draw(st.integers(0, n2))
+    difference, error = share_difference(x1 / n1, n1, x2 / n2, n2)
+    low, high = confint_proportions_2indep(x1, n1, x2, n2, method="agresti-caffo", compare="diff")
+    assert (difference - 1.959964 * error, difference + 1.959964 * error) == pytest.approx((low, high), abs=1e-6)

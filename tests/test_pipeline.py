@@ -114,7 +114,7 @@ def test_a_third_of_the_records_missing_everything_still_builds(undisturbed, tmp
         assert text.count(": missing") >= len(lost)
     source = (out / "build" / "smoke" / "thesis" / "thesis.tex").read_text()
     assert f"{len(lost)} runs are missing" in source
-    assert source.count("\\item") == len(lost)
+    assert source.count("\\item ") == len(lost)
 
 
 def test_status_counts_what_is_there(undisturbed):

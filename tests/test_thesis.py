@@ -42,7 +42,7 @@ def test_every_caption_says_on_how_many_seeds():
     for name, caption in [pair for part in entries for pair in part.items() if pair[0] not in ("derivation", "answers.tex")]:
         for phrase in ("accuracy", "gradients"):
             caption = caption.replace(f"{{{phrase}}}", CONTENTS["phrases"][phrase])
-        assert re.search(r"\{first\}|\{?seeds?|one run|[Oo]ne draw|From the formula|Properties", caption), name
+        assert re.search(r"\{first\}|\{own\}|\{?seeds?|one run|[Oo]ne draw|From the formula|Properties", caption), name
 
 
 def test_captions_have_no_unknown_placeholder(made):
