@@ -93,6 +93,14 @@ class Page:
         return "fresh" if same else "stale"
 
 
+def _outputs(page: Page) -> dict[str, str]:
+    """Figures and tables that a page's executed notebook wrote, with their checksums; {} where there is none of ours."""
+    try:
+        return nbformat.read(page.executed, as_version=4).metadata["ltlib"]["outputs"]
+    except Exception:  # missing, not a notebook, or not one of ours
+        return {}
+
+
 def _checksum(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
@@ -151,6 +159,8 @@ def execute(page: Page) -> float:
             outputs[relative.as_posix()] = _checksum(made)
             with atomic_path(figures_dir(page.profile.name) / relative) as partial:
                 shutil.copyfile(made, partial)
+        for gone in set(_outputs(page)) - set(outputs):  # what an earlier execution wrote, and this one did not
+            (figures_dir(page.profile.name) / gone).unlink(missing_ok=True)
         notebook.metadata["ltlib"] = {"key": key, "outputs": outputs, "parameters": page.parameters}
         with atomic_path(page.executed) as partial:
             nbformat.write(notebook, partial)

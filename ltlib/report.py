@@ -292,10 +292,10 @@ NOISE_COLORS = {  # on white, and on a dark page
 
 
 def thesis_stand_in(profile: Profile, records: pd.DataFrame, backbone: str) -> str | None:
-    """The backbone of the profile that stands beside one of the thesis's: its own, else one of its family with runs, else one without."""
+    """The backbone of the profile that stands beside one of the thesis's: one of its family with runs, its own before others; else any."""
     family = [b for b in profile.backbones if thesis_backbone(b) == backbone]
-    order = [b for b in family if b == THESIS_BACKBONES[backbone]] + [b for b in family if b in set(records["backbone"])] + family
-    return order[0] if order else None
+    there = set(records["backbone"])
+    return min(family, key=lambda b: (b not in there, b != THESIS_BACKBONES[backbone]), default=None)
 
 
 def thesis_appendix(profile: Profile, records: pd.DataFrame, backbone: str, train_set: str,

@@ -37,6 +37,15 @@ def test_a_notebook_is_executed_and_its_figures_moved_into_place(library, profil
     assert (figures_dir("smoke") / "made.pdf").read_text() == "made by smoke"
 
 
+def test_a_figure_that_is_not_made_any_more_goes(library, profile, out):
+    notebook(library / "01_a.ipynb", WRITE)
+    execute(pages(profile)[0])
+    notebook(library / "01_a.ipynb", WRITE.replace("made.pdf", "other.pdf"))
+    execute(pages(profile)[0])
+    assert files(out) == ["build/smoke/notebooks/01_a.ipynb", "figures/smoke/other.pdf"]
+    assert pages(profile)[0].state() == "fresh"
+
+
 def test_a_failing_notebook_leaves_nothing_that_looks_finished(library, profile, out):
     notebook(library / "01_a.ipynb", WRITE, "1 / 0")
     with pytest.raises(NotebookFailed, match="ZeroDivisionError"):

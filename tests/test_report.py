@@ -203,3 +203,49 @@ def test_only_whole_models_on_the_standard_sets_are_comparable():
     fewer = dataclasses.replace(finetune.protocols[0], balanced_count=108)
     assert not report.is_comparable(finetune, fewer)
     assert not report.is_comparable(load_profile("demo"), load_profile("demo").protocols[0])
+
+
+def test_the_stand_in_for_a_backbone_of_the_thesis_has_runs():
+    profile = load_profile("probe")
+    assert report.thesis_stand_in(profile, frame(), "vit_b16") == "vit_base_patch16_224"
+    ti = [[*row[:4], "vit_tiny_patch16_224", *row[5:]] for row in rows("softmax", [0.5])]
+    assert report.thesis_stand_in(profile, frame(ti), "vit_b16") == "vit_tiny_patch16_224"
+    own = [[*row[:4], "vit_base_patch16_224", *row[5:]] for row in rows("softmax", [0.5])]
+    assert report.thesis_stand_in(profile, frame(ti, own), "vit_b16") == "vit_base_patch16_224"
+    assert report.thesis_stand_in(load_profile("scratch"), frame(), "vit_b16") is None
+
+
+def test_the_appendix_sets_ours_beside_the_thesis_and_colours_what_exceeds_noise(profile):
+    parts = [[["id", "digits", "thesis", "balanced", "resnetv2_small32", "softmax", seed, "last", "balanced", metric, value, 5000, False]
+              for seed in (0, 1)] for metric, value in (("acc1", 0.8324), ("f1", 0.5), ("criterion", 2.0))]
+    text, css = report.thesis_appendix(profile, frame(*parts), "resnet50v2", "balanced", True)
+    assert text.loc[("Softmax", "thesis"), ("Balanced", "Acc")] == text.loc[("Softmax", "ours"), ("Balanced", "Acc")] == "83.2"
+    assert css.loc[("Softmax", "ours"), ("Balanced", "Acc")] == f"color: {report.NOISE_COLORS['within noise']}"
+    assert css.loc[("Softmax", "ours"), ("Balanced", "F1")] == f"color: {report.NOISE_COLORS['ours lower']}"
+    assert css.loc[("Softmax", "ours"), ("Balanced", "Loss")] == ""
+    assert text.loc[("Softmax", "ours"), ("Balanced", "Loss")] == "2.00"
+    assert text.loc[("Focal", "ours"), ("Balanced", "Acc")] == "–"
+
+
+def test_coloured_tables_take_the_colour_for_paper_in_latex(profile, tmp_path, monkeypatch):
+    monkeypatch.setenv("LTLIB_FIGURES", str(tmp_path))
+    table = pd.DataFrame({"a": ["1", "2"]}, index=["x", "y"])
+    css = pd.DataFrame({"a": ["color: light-dark(#1b5fa8, #8ab8ee)", ""]}, index=["x", "y"])
+    report.Output(profile).frame(table, "t", css, ["a note"])
+    latex = (tmp_path / "tables" / "t.tex").read_text()
+    assert "x & \\color[HTML]{1B5FA8} 1" in latex
+    assert "y & 2" in latex
+    assert "\\multicolumn{2}{l}{\\scriptsize a" in latex
+
+
+def test_what_is_printed_alike_is_marked_alike(profile):
+    result = report.Grid(profile)
+    values = {("resnetv2_small32", loss): value for loss, value in (("softmax", 0.7019), ("focal", 0.7024), ("ldam", 0.6))}
+    result.add(("", ""), values, {key: report.number(value) for key, value in values.items()})
+    assert list(result.best[0].values()) == [report.BEST, report.BEST, report.SECOND]
+
+
+@pytest.mark.parametrize(("text", "latex"), [("a_b & c", "a\\_b \\& c"), ("50 % #1", "50 \\% \\#1"), ("a\\b", "a\\textbackslash{}b"),
+                                             ("x^2~{y}", "x\\textasciicircum{}2\\textasciitilde{}\\{y\\}")])
+def test_latex_escapes(text, latex):
+    assert report.latex_escape(text) == latex

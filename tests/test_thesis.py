@@ -72,6 +72,12 @@ def test_it_compiles_to_the_same_bytes(made):
 
 
 @needs_latexmk
+def test_a_character_without_a_glyph_is_a_question_mark(made):
+    report.Output(made).frame(pd.DataFrame({"蝶": ["é ä ß", "Ж"]}, index=["~a^b\\c", "y"]), "A_05")
+    assert compile_thesis(made).read_bytes().startswith(b"%PDF")
+
+
+@needs_latexmk
 def test_latex_errors_are_told(made):
     (figures_dir("smoke") / "tables" / "A_03.tex").write_text("\\oops")
     with pytest.raises(ThesisFailed, match=r"Undefined control sequence[\s\S]*whole log: .*thesis\.log"):
