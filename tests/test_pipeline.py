@@ -106,7 +106,8 @@ def test_a_third_of_the_records_missing_everything_still_builds(undisturbed, tmp
     names = {page.name for page in pages(load_profile("smoke"))}
     assert names == {p.stem for p in (out / "build" / "smoke" / "notebooks").glob("[0-9]*.ipynb")}
     assert names < {p.stem for p in (out / "build" / "smoke" / "html").glob("*.html")}
-    assert set(figures(undisturbed[0])) - {"own_table.tex"} <= set(figures(out)) | {"mistakes_tail.pdf"}  # the weights are gone
+    assert set(figures(undisturbed[0])) - set(figures(out)) == {"critical_difference.pdf"}  # too few blocks are complete for a test
+    assert "no test." in (out / "build" / "smoke" / "html" / "13_comparison_of_losses.html").read_text()
     table = (out / "figures" / "smoke" / "tables" / "accuracy_longtailed.tex").read_text()
     assert " & -- & " in table
     for page in ("12_head_middle_tail", "13_comparison_of_losses", "15_thesis_tables"):
