@@ -12,6 +12,7 @@ from ltlib.config import (
     DRW,
     PROFILES,
     ROOT,
+    ConfigError,
     Profile,
     figures_dir,
     load_profile,
@@ -78,7 +79,10 @@ def whole(profile: Profile) -> Profile:
             continue
         for key, value in found.items():
             names[key] += [value] if value not in names[key] else []
-    return load_profile(profile.path, **names)
+    try:
+        return load_profile(profile.path, **names)
+    except ConfigError:  # records of runs that the profile, changed since, cannot have any more
+        return profile
 
 
 def write_results(profile: Profile) -> None:

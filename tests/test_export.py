@@ -73,3 +73,15 @@ def test_the_readme_shows_the_committed_results(monkeypatch):
     monkeypatch.delenv("LTLIB_OUT", raising=False)
     text = (ROOT / "README.md").read_text()
     assert f"{export.BEGIN}\n\n{export.readme_results()}\n{export.END}" in text, "make readme puts them there"
+
+
+def test_a_narrowed_command_loses_no_results(out, smoke):
+    """All of the profile and of its records: those of an unlisted backbone too, whatever BACKBONES= and LOSSES= say this time."""
+    stored(config_of(smoke), 0.6)
+    stored(config_of(smoke, "focal"), 0.5)
+    other = load_profile("smoke", backbones=["vit_small32"], losses=["logit_adjusted"], seeds=[3])
+    stored(other.config("vit_small32", "logit_adjusted", "longtailed", 3, "thesis"), 0.7)
+    write_results(load_profile("smoke", losses=["focal"]))
+    table = pd.read_csv(out / "results" / "smoke.csv")
+    assert set(zip(table["backbone"], table["loss"], table["seed"], strict=True)) == {
+        ("resnetv2_small32", "softmax", 0), ("resnetv2_small32", "focal", 0), ("vit_small32", "logit_adjusted", 3)}
