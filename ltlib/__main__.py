@@ -57,13 +57,20 @@ def notebooks(profile: Profile, jobs: int | None, strict: bool = True) -> None:
     write_results(profile)
 
 
+def thesis(profile: Profile) -> str:
+    """Compile the document; return where it lies."""
+    document = compile_thesis(profile)
+    if (book.build_dir(profile.name) / "html").exists():
+        write_html(profile, lambda line: None)  # the book's index links it
+    return os.path.relpath(document)
+
+
 def everything(profile: Profile, jobs: int | None, launcher: str) -> None:
     launch.compute_runs(profile, jobs, say=say, launcher=launcher)
     notebooks(profile, jobs)
     index = write_html(profile, say)
     try:
-        document = os.path.relpath(compile_thesis(profile))
-        write_html(profile, lambda line: None)  # its index links the document
+        document = thesis(profile)
     except NoLatex as error:
         document = f"none: {error}"
     say(f"\nMade for profile {profile.name}:")
@@ -126,10 +133,7 @@ def main(arguments: list[str] | None = None) -> int:
                 say(os.path.relpath(write_html(profile, say)))
             case "thesis":
                 notebooks(profile, jobs, strict=False)
-                document = compile_thesis(profile)
-                if (book.build_dir(profile.name) / "html").exists():
-                    write_html(profile, lambda line: None)  # its index links the document
-                say(os.path.relpath(document))
+                say(thesis(profile))
             case "readme":
                 write_readme()
             case "all":

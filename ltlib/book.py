@@ -84,21 +84,16 @@ class Page:
         """ "fresh", "stale" or "missing"."""
         if not self.executed.exists():
             return "missing"
-        try:
-            made = nbformat.read(self.executed, as_version=4).metadata["ltlib"]
-        except Exception:  # not a notebook, or not one of ours: make it again
-            return "stale"
-        folder = figures_dir(self.profile.name)
+        made, folder = self.made(), figures_dir(self.profile.name)
         same = made["key"] == self.key() and all(_checksum(folder / path) == known for path, known in made["outputs"].items())
         return "fresh" if same else "stale"
 
-
-def _outputs(page: Page) -> dict[str, str]:
-    """Figures and tables that a page's executed notebook wrote, with their checksums; {} where there is none of ours."""
-    try:
-        return nbformat.read(page.executed, as_version=4).metadata["ltlib"]["outputs"]
-    except Exception:  # missing, not a notebook, or not one of ours
-        return {}
+    def made(self) -> dict:
+        """What the executed notebook says of itself: its key, and the checksums of what it wrote."""
+        try:
+            return nbformat.read(self.executed, as_version=4).metadata["ltlib"]
+        except Exception:  # missing, not a notebook, or not one of ours
+            return {"key": None, "outputs": {}}
 
 
 def _checksum(path: Path) -> str:
@@ -159,7 +154,7 @@ def execute(page: Page) -> float:
             outputs[relative.as_posix()] = _checksum(made)
             with atomic_path(figures_dir(page.profile.name) / relative) as partial:
                 shutil.copyfile(made, partial)
-        for gone in set(_outputs(page)) - set(outputs):  # what an earlier execution wrote, and this one did not
+        for gone in set(page.made()["outputs"]) - set(outputs):  # what an earlier execution wrote, and this one did not
             (figures_dir(page.profile.name) / gone).unlink(missing_ok=True)
         notebook.metadata["ltlib"] = {"key": key, "outputs": outputs, "parameters": page.parameters}
         with atomic_path(page.executed) as partial:

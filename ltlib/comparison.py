@@ -12,7 +12,7 @@ from scipy import stats
 from ltlib import report
 from ltlib.backbones import backbone_title
 from ltlib.config import Profile, dataset_size
-from ltlib.longtail import groups, longtailed_counts
+from ltlib.longtail import GROUPS, groups, longtailed_counts
 from ltlib.metrics import share_difference, student
 from ltlib.records import computed_as, load_predictions
 
@@ -91,7 +91,7 @@ class Comparison:
         return backbone_title(block[1]) + (f" at IF {self.profile.protocol(block[0]).imbalance_factor:g}" if several else "")
 
 
-GROUP_TITLES = {"all": "All", "head": "Head", "middle": "Middle", "tail": "Tail"}
+ALL_AND_GROUPS = ("all", *GROUPS)
 
 
 def first_protocols(profile: Profile) -> dict[float, str]:
@@ -108,7 +108,7 @@ def compare(profile: Profile, records: pd.DataFrame) -> Comparison:
     for block in [(protocol, backbone) for protocol in first_protocols(profile).values() for backbone in profile.backbones]:
         by_loss = {}
         for loss in [name for name in profile.losses if name != "softmax"]:
-            by_group = {group: gain(profile, records, block, loss, group) for group in GROUP_TITLES}
+            by_group = {group: gain(profile, records, block, loss, group) for group in ALL_AND_GROUPS}
             by_group = {group: value for group, value in by_group.items() if value is not None}
             if "all" in by_group:
                 by_loss[loss] = by_group
@@ -120,9 +120,9 @@ def compare(profile: Profile, records: pd.DataFrame) -> Comparison:
 def gains_table(comparison: Comparison) -> pd.DataFrame:
     """A row for each block and loss, a column for each group; an asterisk where the interval does not hold 0."""
     rows = {(comparison.title(block), report.LOSS_TITLES[loss]): {
-        title: f"{by_group[group]}{'' if by_group[group].outcome == 'undecided' else '*'}" if group in by_group else "–"
-        for group, title in GROUP_TITLES.items()} for block, by_loss in comparison.gains.items() for loss, by_group in by_loss.items()}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(GROUP_TITLES.values()))
+        group.capitalize(): f"{by_group[group]}{'' if by_group[group].outcome == 'undecided' else '*'}" if group in by_group else "–"
+        for group in ALL_AND_GROUPS} for block, by_loss in comparison.gains.items() for loss, by_group in by_loss.items()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=[group.capitalize() for group in ALL_AND_GROUPS])
 
 
 def _names(losses: Iterable[str]) -> str:

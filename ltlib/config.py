@@ -360,6 +360,11 @@ class Slurm:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
 
 
+def variant_name(loss: str, drw: float | None, tau: float | None) -> str:
+    """What profiles and tables call a loss with these options of a run."""
+    return "logit_adjusted" if tau is not None else loss + (DRW if drw is not None else "")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """One training run. Equal configs are the same run; ``profile`` only says where its files lie.
@@ -435,7 +440,7 @@ class RunConfig:
     @property
     def variant(self) -> str:
         """What profiles and tables call the loss: its name, ``<name>_drw``, or ``logit_adjusted``."""
-        return "logit_adjusted" if self.tau is not None else self.loss + (DRW if self.drw is not None else "")
+        return variant_name(self.loss, self.drw, self.tau)
 
     def to_dict(self) -> dict:
         """The config as plain JSON values, without what does not change the result (``profile``)."""

@@ -9,7 +9,6 @@ import pandas as pd
 
 from ltlib import report
 from ltlib.config import (
-    DRW,
     PROFILES,
     ROOT,
     ConfigError,
@@ -18,6 +17,7 @@ from ltlib.config import (
     load_profile,
     output_root,
     results_dir,
+    variant_name,
     write_changed,
 )
 from ltlib.launch import unique_runs
@@ -67,12 +67,13 @@ def results_table(profile: Profile) -> pd.DataFrame:
 
 def whole(profile: Profile) -> Profile:
     """The profile with everything that it names and that its records hold, however it was narrowed (BACKBONES=, SEEDS=, ...)."""
-    names = {key: list(getattr(load_profile(profile.path), key)) for key in ("backbones", "losses", "seeds", "train_sets")}
-    names["protocols"] = [protocol.name for protocol in load_profile(profile.path).protocols]
+    listed = load_profile(profile.path)
+    names = {key: list(getattr(listed, key)) for key in ("backbones", "losses", "seeds", "train_sets")}
+    names["protocols"] = [protocol.name for protocol in listed.protocols]
     for path in sorted(results_dir(profile.name).glob("*.json")):
         try:
             config = json.loads(path.read_text())["config"]
-            variant = "logit_adjusted" if config.get("tau") is not None else config["loss"] + (DRW if config["drw"] is not None else "")
+            variant = variant_name(config["loss"], config["drw"], config.get("tau"))
             found = {"backbones": config["backbone"], "losses": variant, "seeds": config["seed"], "train_sets": config["train_set"],
                      "protocols": config["protocol"]["name"]}
         except (OSError, ValueError, KeyError, TypeError):  # load_records says what is wrong with it, where it is one of ours

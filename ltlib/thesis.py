@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from ltlib import report
 from ltlib.backbones import backbone_title
 from ltlib.config import Profile, build_dir, figures_dir, write_changed
+from ltlib.launch import run_state, unique_runs
 from ltlib.records import load_records
 
 
@@ -66,22 +68,13 @@ def _floats(profile: Profile, entries: dict[str, str]) -> Iterator[tuple[str, st
     values = {"protocol": [p.name for p in profile.protocols], "train_set": profile.train_sets, "backbone": profile.backbones}
     for pattern, caption in entries.items():
         field = [name for name in values if f"{{{name}}}" in pattern]
-        for chosen in _choices({name: values[name] for name in field}):
+        for chosen in (dict(zip(field, choice, strict=True)) for choice in itertools.product(*(values[name] for name in field))):
             titles = {"train_set": report.TRAIN_TITLES.get, "backbone": backbone_title, "protocol": str}
             shown = {name: _escape(titles[name](value)) for name, value in chosen.items()}
             ending = "" if pattern.endswith(".tex") else ".tex" if pattern.startswith("tables/") else ".pdf"
             text = caption.format(**shared, **shown)
             for path in sorted(folder.glob(pattern.format(**chosen) + ending)):
                 yield path.relative_to(folder).as_posix(), text
-
-
-def _choices(values: dict) -> Iterator[dict]:
-    if not values:
-        yield {}
-        return
-    (name, options), *rest = values.items()
-    for option in options:
-        yield from ({name: option} | others for others in _choices(dict(rest)))
 
 
 def _float(path: str, caption: str) -> str:
@@ -104,7 +97,7 @@ def document(profile: Profile) -> str:
     figures = os.path.relpath(figures_dir(profile.name), folder)
     missing = report.missing_runs(profile)
     name, about = _escape(profile.name), _escape(" ".join([f"{profile.title}.", *profile.deviations]))
-    count = sum(report.run_state(run) != "done" for run in report.unique_runs(profile))
+    count = sum(run_state(run) != "done" for run in unique_runs(profile))
     state = f"{count} runs are missing: dashes stand for them, the last chapter lists them." if count else "Every run is there."
     parts = [
         PREAMBLE, f"\\newcommand{{\\figures}}{{{figures}}}\n\\input{{\\figures/numbers}}\n",

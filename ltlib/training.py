@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from ltlib import backbones
 from ltlib.backbones import Classifier, Weights, build_backbone, build_head, find_weights, is_small, require_weights
 from ltlib.batches import FeatureBatches, ImageBatches
-from ltlib.config import ConfigError, Profile, RunConfig, atomic_path, build_dir, cache_dir, dataset_size, exclusive
+from ltlib.config import ConfigError, Profile, Recipe, RunConfig, atomic_path, build_dir, cache_dir, dataset_size, exclusive
 from ltlib.datasets import DataError, ImageData, digit_pairs_for_pretraining, load_dataset
 from ltlib.engine import Checkpoints, Diverged, fit, predict, reproducible, threads
 from ltlib.imagefolder import image_files, read_images
@@ -202,13 +202,18 @@ def _features_folder(config: RunConfig, data: ImageData, weights: Weights, devic
     return cache_dir() / "features" / f"{config.backbone}-{digest}", key
 
 
+def _unlabelled(images: np.ndarray, weights: Weights, recipe: Recipe, batch_size: int, device: torch.device) -> ImageBatches:
+    """Batches of images whose labels nobody asks for, without augmentation."""
+    return ImageBatches(images, np.zeros(len(images), np.int64), batch_size=batch_size, resolution=recipe.resolution, mean=weights.mean,
+                        std=weights.std, interpolation=weights.interpolation, device=device)
+
+
 def _split_features(folder: Path, split, images, extract, weights, recipe, device, say, name) -> np.ndarray:
     parts, start, computed = [], time.monotonic(), 0
     for first in range(0, len(images), FEATURE_CHUNK):
         path, chunk = folder / f"{split}-{first:06d}.npy", images[first : first + FEATURE_CHUNK]
         if not path.exists():
-            batches = ImageBatches(chunk, np.zeros(len(chunk), np.int64), batch_size=FEATURE_BATCH, resolution=recipe.resolution,
-                                   mean=weights.mean, std=weights.std, interpolation=weights.interpolation, device=device)
+            batches = _unlabelled(chunk, weights, recipe, FEATURE_BATCH, device)
             with threads(cpu_count()):
                 part = predict(extract(), batches, recipe.precision).numpy()
             with atomic_path(path) as partial:
@@ -472,10 +477,9 @@ def stored_features(config: RunConfig, train: np.ndarray, test: np.ndarray) -> t
         backbone, weights = load_model(config).backbone.to(device, memory_format=torch.channels_last), weights_for(config, device)
     except backbones.MissingWeights:
         return None
-    parts = ((data.train_images, train), (data.test_images, test))
-    return tuple(predict(backbone, ImageBatches(
-        images[index], np.zeros(len(index), np.int64), batch_size=FEATURE_BATCH, resolution=config.recipe.resolution, mean=weights.mean,
-        std=weights.std, interpolation=weights.interpolation, device=device), config.recipe.precision).numpy() for images, index in parts)
+    parts = (data.train_images[train], data.test_images[test])
+    return tuple(predict(backbone, _unlabelled(images, weights, config.recipe, FEATURE_BATCH, device), config.recipe.precision).numpy()
+                 for images in parts)
 
 
 def _save_outputs(config: RunConfig, base: str, logits: Tensor, labels: Tensor, counts: np.ndarray) -> None:
@@ -546,8 +550,7 @@ def classify(config: RunConfig, images, k: int = 5, device: str | None = None) -
     if wrong := [f"{path}: {fault}" for path, fault in zip(paths, faults, strict=True) if fault]:
         raise DataError(f"{len(wrong)} of {len(paths)} files are no whole images; take them out:\n  " + "\n  ".join(wrong))
     weights, recipe = weights_for(config, device), config.recipe
-    batches = ImageBatches(pixels, np.zeros(len(pixels), np.int64), batch_size=recipe.batch_size, resolution=recipe.resolution,
-                           mean=weights.mean, std=weights.std, interpolation=weights.interpolation, device=device)
+    batches = _unlabelled(pixels, weights, recipe, recipe.batch_size, device)
     counts = train_counts(config.protocol, config.train_set, data.num_classes)
     with threads(cpu_count()):
         logits = predict(model.to(device, memory_format=torch.channels_last), batches, recipe.precision).double()
