@@ -11,6 +11,7 @@ DEVICE ?= auto
 LAUNCHER ?= local
 SLURM ?=
 LAB ?=
+PAPERS ?= pf_loss arconvl gbg
 
 # an active conda environment of the project's name is used as it is; otherwise .venv is made here
 ifeq ($(CONDA_DEFAULT_ENV),longtail-workbook)
@@ -42,7 +43,7 @@ export MALLOC_TOP_PAD_ = 268435456
 export GOMP_SPINCOUNT = 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data runs runs-list tune notebooks figures html thesis readme all bench test lab status clean lock
+.PHONY: help setup data runs runs-list tune notebooks figures html thesis readme all papers bench test lab status clean lock
 
 help: ## this help
 	@echo "The long-tail workbook. Targets:"
@@ -54,6 +55,7 @@ help: ## this help
 	@echo "  PROTOCOLS=\"standard standard_if50\"   the profile's, also at another imbalance factor"
 	@echo "  JOBS=n                  runs at a time (default: one per core or GPU)   DEVICE=auto|cpu|cuda   CHECKPOINT_MINUTES=10"
 	@echo "  LAUNCHER=slurm SLURM=\"partition=gpu minutes=600 gpus=1 cpus=4 memory_gb=32 concurrency=8\"   on a cluster"
+	@echo "  PAPERS=\"pf_loss_full gbg_cifar100\"   the papers' profiles that make papers computes, here full ones for a GPU"
 	@echo "  LAB=\"--no-browser --port=9999\"   further options of JupyterLab"
 	@echo "  LTLIB_DATA=folder       data sets    LTLIB_WEIGHTS=folder   backbone weights    LTLIB_OUT=folder   all that is made"
 
@@ -97,6 +99,9 @@ readme: $(READY) ## put the committed results into the README
 
 all: $(READY) ## everything for PROFILE: runs, notebooks, figures, tables, HTML, PDF
 	@$(LTLIB) all $(CHOICE)
+
+papers: $(READY) ## PF-loss, ARConvL and GBG on Fashion-MNIST: runs of PAPERS and their notebooks (two cores: about three hours)
+	@$(LTLIB) papers --papers "$(PAPERS)" --jobs "$(JOBS)" --launcher "$(LAUNCHER)" --slurm "$(SLURM)"
 
 bench: $(READY) ## what things cost here: losses, batches, training steps; on a GPU also utilisation and hours
 	@$(LTLIB) bench

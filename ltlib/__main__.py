@@ -83,6 +83,17 @@ def everything(profile: Profile, jobs: int | None, launcher: str) -> None:
     say(f"  a document of all   {document}")
 
 
+def papers(profiles: list[Profile], jobs: int | None, launcher: str) -> None:
+    """The runs of these profiles, then their notebooks, pages and results; what is to be had is looked for before anything is trained."""
+    for profile in profiles:
+        prepare(profile, lambda line: None)
+    for profile in profiles:
+        launch.compute_runs(profile, jobs, say=say, launcher=launcher)
+    for profile in profiles:
+        notebooks(profile, jobs)
+        say(os.path.relpath(write_html(profile, say)))
+
+
 def lab(options: list[str]) -> None:
     """Become JupyterLab on this machine alone, with the index of the notebooks open; its kernel is this Python."""
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.root_dir={book.NOTEBOOKS}",
@@ -91,14 +102,15 @@ def lab(options: list[str]) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="ltlib", description=__doc__)
-    parser.add_argument("command", choices=["data", "runs", "runs-list", "tune", "notebooks", "html", "thesis", "all", "status", "bench",
-                                            "lab", "readme"])
+    parser.add_argument("command", choices=["data", "runs", "runs-list", "tune", "notebooks", "html", "thesis", "all", "papers", "status",
+                                            "bench", "lab", "readme"])
     parser.add_argument("--profile", default="demo")
     for name in ("backbones", "losses", "seeds", "protocols", "train-sets"):
         parser.add_argument(f"--{name}", default="", help="separated by spaces; default: those of the profile")
     parser.add_argument("--jobs", default="", help="runs at a time; default: one per core or GPU")
     parser.add_argument("--launcher", default="local", help="local (default) or slurm")
     parser.add_argument("--slurm", default="", help="for LAUNCHER=slurm, instead of the profile's: partition=... minutes=... gpus=...")
+    parser.add_argument("--papers", default="pf_loss arconvl gbg", help="for papers: their profiles, in this order")
     parser.add_argument("--lab", default="", help="for lab: further options of JupyterLab, as --lab='--no-browser --port=9999'")
     chosen = parser.parse_args(arguments)
     before = signal.signal(signal.SIGTERM, _interrupt) if threading.current_thread() is threading.main_thread() else None
@@ -136,6 +148,8 @@ def main(arguments: list[str] | None = None) -> int:
                 say(thesis(profile))
             case "readme":
                 write_readme()
+            case "papers":
+                papers([with_slurm(load_profile(name), chosen.slurm) for name in chosen.papers.split()], jobs, chosen.launcher)
             case "all":
                 everything(profile, jobs, chosen.launcher)
             case "status":

@@ -81,16 +81,16 @@ class ResNet32(nn.Module):
 
     num_features = 64
 
-    def __init__(self):
+    def __init__(self, blocks: int = 5):
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        blocks, channels = [], 16
+        layers, channels = [], 16
         for out_channels in (16, 32, 64):
-            for _ in range(5):
-                blocks.append(_BasicBlock(channels, out_channels, 2 if out_channels > channels else 1))
+            for _ in range(blocks):
+                layers.append(_BasicBlock(channels, out_channels, 2 if out_channels > channels else 1))
                 channels = out_channels
-        self.blocks = nn.Sequential(*blocks)
+        self.blocks = nn.Sequential(*layers)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight)
@@ -99,7 +99,71 @@ class ResNet32(nn.Module):
         return self.blocks(F.relu(self.bn1(self.conv1(x)))).mean((2, 3))
 
 
-OWN = SMALL | {"resnet32": ResNet32}
+class ResNet44(ResNet32):
+    """:class:`ResNet32` with seven blocks a stage, as ARConvL has it for 32 px images: (B, 3, 32, 32) -> (B, 64)."""
+
+    def __init__(self):
+        super().__init__(blocks=7)
+
+
+def _resnet18_cifar() -> nn.Module:
+    """timm's ResNet-18 with a 3 x 3 stem and no pooling after it, as usual for 32 px images: (B, 3, 32, 32) -> (B, 512)."""
+    model = timm.create_model("resnet18", num_classes=0)
+    model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
+    return model
+
+
+class Net(nn.Sequential):
+    """Layers in a row that look at the first ``channels`` channels of images (B, 3, R, R) and give (B, ``num_features``).
+
+    Grey images are stored as three equal channels; nets made for one look at the first.
+    """
+
+    def __init__(self, channels: int, num_features: int, *layers: nn.Module):
+        super().__init__(*layers)
+        self.channels, self.num_features = channels, num_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, : self.channels])
+
+
+def _pf_cnn() -> nn.Module:
+    """PF-loss's net for Fashion-MNIST, Conv-ReLU-Conv-ReLU-MaxPool-FC-ReLU-Dropout (its last FC is the head): (B, 3, 28, 28) -> (B, 128).
+
+    The paper gives no widths: here 3 x 3 without padding, 32 and 64 channels, 128 features, dropout 0.5.
+    """
+    return Net(1, 128, nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+               nn.Linear(9216, 128), nn.ReLU(), nn.Dropout(0.5))
+
+
+def _pf_binary_cnn() -> nn.Module:
+    """PF-loss's net for binary tasks, two convolutions and three FC (the last is the head): (B, 3, 32, 32) -> (B, 84).
+
+    The paper gives no widths: here those of LeNet-5 (6 and 16 channels of 5 x 5, 120 and 84 features).
+    """
+    return Net(3, 84, nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
+               nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU())
+
+
+def _arconvl_cnn(num_features: int = 64) -> nn.Module:
+    """ARConvL's net for 28 px images: two pairs of 3 x 3 convolutions (32 and 64 channels, padded), each with pooling, FC, batch
+    normalisation: (B, 3, 28, 28) -> (B, 64). "arconvl_cnn2" has two features, to be drawn."""
+    def pair(channels, out_channels):
+        return (nn.Conv2d(channels, out_channels, 3, padding=1), nn.ReLU(), nn.Conv2d(out_channels, out_channels, 3, padding=1),
+                nn.ReLU(), nn.MaxPool2d(2))
+
+    return Net(1, num_features, *pair(1, 32), *pair(32, 64), nn.Flatten(), nn.Linear(3136, num_features), nn.BatchNorm1d(num_features))
+
+
+OWN = SMALL | {
+    "resnet32": ResNet32,
+    "resnet44": ResNet44,
+    "resnet18_cifar": _resnet18_cifar,
+    "pf_cnn": _pf_cnn,
+    "pf_binary_cnn": _pf_binary_cnn,
+    "arconvl_cnn": _arconvl_cnn,
+    "arconvl_cnn2": functools.partial(_arconvl_cnn, 2),
+}
 
 TITLES = {
     "mobilenetv2_small32": "MobileNetV2 (small)",
@@ -112,6 +176,12 @@ TITLES = {
     "vit_tiny_patch16_224": "ViT-Ti/16",
     "convnext_base": "ConvNeXt Base",
     "resnet32": "ResNet-32",
+    "resnet44": "ResNet-44",
+    "resnet18_cifar": "ResNet-18",
+    "pf_cnn": "PF-loss's CNN",
+    "pf_binary_cnn": "PF-loss's binary CNN",
+    "arconvl_cnn": "ARConvL's CNN",
+    "arconvl_cnn2": "ARConvL's CNN, 2 features",
 }
 
 
@@ -159,13 +229,22 @@ class Weights:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def fresh_weights(dataset: str) -> Weights:
-    """No weights: a model trained from scratch, on images normalised with the data set's own mean and standard deviation."""
-    mean, std = NORMALISATION.get(dataset, ((0.5,) * 3, (0.5,) * 3))
+def fresh_weights(dataset: str, pixels: str = "normalised") -> Weights:
+    """No weights: a model trained from scratch, on images normalised with the data set's own mean and standard deviation, or as they
+    are, 0 to 255 (``pixels`` "raw")."""
+    mean, std = NORMALISATION.get(dataset.split("_class")[0], ((0.5,) * 3, (0.5,) * 3))
+    if pixels == "raw":
+        mean, std = (0.0,) * 3, (1 / 255,) * 3
     return Weights(None, "fresh", mean, std, "bicubic", 0)
 
 
-NORMALISATION = {"cifar100": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))}  # as LDAM-DRW has them
+NORMALISATION = {
+    "cifar100": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),  # as LDAM-DRW has them, for CIFAR-10 too
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "fashion_mnist": ((0.2860,) * 3, (0.3530,) * 3),  # of the training images
+    "mnist": ((0.1307,) * 3, (0.3081,) * 3),
+    "svhn": ((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970)),
+}
 
 
 class MissingWeights(RuntimeError):
@@ -325,20 +404,42 @@ class CosineHead(nn.Module):
         return F.normalize(x, dim=1) @ F.normalize(self.weight, dim=1).T
 
 
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
+    """|a_i - b_j|^2 of rows (n, D) and (m, D) -> (n, m), from explicit differences: |a|^2 - 2 a b + |b|^2 would lose small distances to
+    cancellation. The gradient of equal rows is 0."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+class DistanceHead(nn.Module):
+    """z_c = -|x - w_c|^2: features (B, D) -> logits (B, C) <= 0; the rows w_c of ``weight`` are the classes' centres.
+
+    Centres start uniform in +-sqrt(6 / C), He's rule with the classes as fan-in, as ARConvL's code has it.
+    Source: Yang et al. 2018, Robust Classification with Convolutional Prototype Learning (one centre per class).
+    """
+
+    def __init__(self, features: int, num_classes: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_classes, features).uniform_(-1, 1) * math.sqrt(6 / num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -squared_distances(x, self.weight)
+
+
 def build_head(kind: str, features: int, num_classes: int) -> nn.Module:
-    """ "linear": (B, D) -> x W + b, (B, C); "cosine": :class:`CosineHead`."""
-    return CosineHead(features, num_classes) if kind == "cosine" else nn.Linear(features, num_classes)
+    """ "linear": (B, D) -> x W + b, (B, C); "cosine": :class:`CosineHead`; "distance": :class:`DistanceHead`."""
+    return {"linear": nn.Linear, "cosine": CosineHead, "distance": DistanceHead}[kind](features, num_classes)
 
 
 class Classifier(nn.Module):
-    """A backbone and a head: images (B, 3, R, R) -> logits (B, C)."""
+    """A backbone and a head: images (B, 3, R, R) -> logits (B, C), or with ``return_features`` those and the features (B, D)."""
 
     def __init__(self, backbone: nn.Module, head: nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.backbone(x)
+    def forward(self, x: Tensor, return_features: bool = False):
         # the head in float32: a bfloat16 cosine moves in steps of 0.004, which LDAM's scale makes 0.12
+        features = self.backbone(x).float()
         with torch.autocast(x.device.type, enabled=False):
-            return self.head(x.float())
+            logits = self.head(features)
+        return (logits, features) if return_features else logits

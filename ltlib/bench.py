@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from torchvision import transforms
 
 from ltlib.backbones import Classifier, backbone_title, build_backbone, build_head
 from ltlib.batches import ImageBatches
-from ltlib.config import Profile, Recipe, dataset_size, load_profile
+from ltlib.config import HEADS_OF, Profile, Recipe, dataset_size, load_profile
 from ltlib.engine import build_optimizer, fit, threads
 from ltlib.launch import unique_runs
 from ltlib.longtail import class_counts, train_counts
@@ -31,7 +32,7 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 
 def report(say: Callable[[str], None] = print, seconds: float = 8.0) -> None:
-    """Measure and print everything on the device of ``DEVICE=``; ``seconds`` is what each comparison may take."""
+    """Measure and print everything on the device of ``DEVICE=``; a comparison may take ``seconds``, that of methods four times as long."""
     device = pick_device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     say(f"{name}, torch {torch.__version__}\n")
@@ -42,6 +43,9 @@ def report(say: Callable[[str], None] = print, seconds: float = 8.0) -> None:
     say("\nOne training step in milliseconds: the engine beside the bare forward pass, loss, backward pass and optimizer; "
         + ("one thread, as in a run" if device.type == "cpu" else "bfloat16"))
     say(step_times(seconds=seconds, device=device).round(2).to_string())
+    say("\nOne step of ResNet-32 at batch 256 by method, in milliseconds and as a multiple of softmax's; GBG with four groups, also "
+        "without its four backward passes by group")
+    say(method_times(seconds=4 * seconds, device=device).round(2).to_string())  # its steps take long: time for several turns
     if device.type == "cuda":
         rate = matrix_rate(device)
         say(f"\nTraining at each profile's recipe. Measured rate of bfloat16 matrix products: {rate / 1e12:.0f} TFLOP/s")
@@ -178,11 +182,58 @@ def step_times(seconds: float = 8.0, device="cpu", models=(("resnet32", 32, 128)
 
 
 STEPS = 4
+GROUPS = 4
 
 
-def _model(name: str, resolution: int, device) -> nn.Module:
+def method_times(seconds: float = 8.0, device="cpu", backbone: str = "resnet32", batch: int = 256) -> pd.DataFrame:
+    """One training step (forward, loss, backward, optimizer) with softmax, PF-loss, ARConvL and GBG on 100 classes at IF 100.
+
+    Images of 32 px that never change, float32 on a CPU (one thread), bfloat16 on a GPU. Columns: ms; ratio, to softmax; group passes
+    (ms), the backward passes through the backbone for each of GBG's four groups, on a graph of their own; ratio beyond them, (step -
+    group passes) / softmax's step. The steps take turns for about ``seconds``; the best turn counts.
+    """
+    device = torch.device(device)
+    precision = "bfloat16" if device.type == "cuda" else "float32"
+    recipe = Recipe(epochs=1, batch_size=batch, optimizer="sgd", lr=0.01, resolution=32)
+    counts = class_counts(100, 500, 100)
+    x = torch.randn(batch, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
+    labels = torch.multinomial(torch.as_tensor(counts, dtype=torch.float64), batch, replacement=True).to(device)
+
+    def forward(model, loss):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            logits, features = model(x, return_features=True)
+        return loss(logits, labels, features=features, head=model.head)
+
+    def step(model, loss, optimizer):
+        value = forward(model, loss)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward(value, model)
+        optimizer.step()
+
+    def group_passes(value, shared):
+        for loss in value:
+            torch.autograd.grad(loss, shared, retain_graph=True)
+
+    actions = {}
+    with threads(1 if device.type == "cpu" else torch.get_num_threads()):
+        for name, options in {"softmax": {}, "pf": {}, "arconvl": {}, "gbg": {"groups": GROUPS, "grouping": "count"}}.items():
+            loss, model = build_loss(name, counts, **options).to(device), _model(backbone, 32, device, HEADS_OF.get(name, ("linear",))[0])
+            loss.start_epoch(0, model, None)
+            optimizer = build_optimizer(model.train(), recipe, loss.param_groups(recipe.lr))
+            actions[name] = functools.partial(step, model, loss, optimizer)
+        actions["passes"] = functools.partial(group_passes, forward(model, loss), list(model.backbone.parameters()))
+        best = _best_of_turns(actions, seconds, device)
+    passes, plain = best.pop("passes"), best["softmax"]
+    table = pd.DataFrame({"ms": {name: 1e3 * value for name, value in best.items()},
+                          "ratio": {name: value / plain for name, value in best.items()}})
+    table["group passes (ms)"] = pd.Series({"gbg": 1e3 * passes})
+    table["ratio beyond them"] = pd.Series({"gbg": (best["gbg"] - passes) / plain})
+    return table
+
+
+def _model(name: str, resolution: int, device, head: str = "linear") -> nn.Module:
     backbone = build_backbone(name, None, resolution)
-    return Classifier(backbone, build_head("linear", backbone.num_features, 100)).to(device, memory_format=torch.channels_last)
+    return Classifier(backbone, build_head(head, backbone.num_features, 100)).to(device, memory_format=torch.channels_last)
 
 
 def _bare_steps(model: nn.Module, recipe: Recipe, device, precision: str, forward=None) -> Callable[[], None]:

@@ -27,6 +27,7 @@ from ltlib.backbones import MissingWeights, backbone_title
 from ltlib.config import HOST, ROOT, Profile, atomic_path, build_dir, exclusive, figures_dir, sweep
 from ltlib.datasets import DataError
 from ltlib.launch import unique_runs
+from ltlib.papers import profiles_of
 from ltlib.records import predictions_path, record_path
 from ltlib.report import TIGHTLIST
 
@@ -75,6 +76,7 @@ class Page:
         code = [p for p in sorted((ROOT / "ltlib").rglob("*")) if p.suffix in (".py", ".toml") and p.name not in AFTERWARDS]
         reference = sorted((ROOT / "data" / "reference").glob("*.csv"))
         runs = [run for run in unique_runs(self.profile) if run.backbone in self.backbones]
+        runs += [run for profile in profiles_of(self.source.stem) for run in unique_runs(profile)]
         records = [path for run in runs for path in (record_path(run), predictions_path(run))]
         for path in (self.source, *code, *reference, *records):
             digest.update(path.name.encode() + (path.read_bytes() if path.exists() else b"-"))
@@ -101,11 +103,12 @@ def _checksum(path: Path) -> str:
 
 
 def pages(profile: Profile) -> list[Page]:
-    """All notebooks of a profile in order; those of ``PER_BACKBONE`` once for each backbone. Of imported photographs: ``ANY_DATA``."""
+    """The notebooks of a profile in order: those that it names, or all; those of ``PER_BACKBONE`` once for each backbone. Of imported
+    photographs: ``ANY_DATA``."""
     result = []
-    own = any(protocol.counts for protocol in profile.protocols)
+    own = any(protocol.counts for protocol in profile.protocols) and not profile.notebooks
     for source in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
-        if own and source.name[:2] not in ANY_DATA:
+        if (own and source.name[:2] not in ANY_DATA) or (profile.notebooks and source.stem not in profile.notebooks):
             continue
         heading = re.sub(r"^#+\s*", "", nbformat.read(source, as_version=4).cells[0].source.splitlines()[0])
         if source.stem in PER_BACKBONE:

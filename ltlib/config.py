@@ -32,7 +32,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PROFILES = Path(__file__).resolve().parent / "profiles"
 
 LOSS_NAMES = ("softmax", "weighted_softmax", "focal", "class_balanced", "balanced_softmax", "ldam", "equalization")
-HEADS = ("linear", "cosine")
+METHODS = ("pf", "gcpl", "affinity", "arconvl", "gbg")  # beyond the thesis: ltlib.methods
+HEADS = ("linear", "cosine", "distance")
+HEADS_OF = {"ldam": ("cosine",), "gbg": ("cosine",), "gcpl": ("distance",), "affinity": ("distance",), "arconvl": ("distance",)}
 TRAIN_SETS = ("balanced", "longtailed")
 DRW = "_drw"
 DRW_LOSSES = ("weighted_softmax", "focal", "class_balanced", "ldam")
@@ -54,7 +56,11 @@ class DatasetSize:
     val_per_class: int = 0
 
 
-DATASETS = {"cifar100": DatasetSize(100, 500, 100), "digits": DatasetSize(100, 110, 50)}
+DATASETS = {"cifar100": DatasetSize(100, 500, 100), "digits": DatasetSize(100, 110, 50), "cifar10": DatasetSize(10, 5000, 1000),
+            "fashion_mnist": DatasetSize(10, 6000, 1000),
+            # the smallest class: the others have more, of which no protocol takes any
+            "mnist": DatasetSize(10, 5421, 892), "svhn": DatasetSize(10, 4659, 1595)}
+ONE_VS_REST = re.compile(r"(cifar10|cifar100)_class(0|[1-9][0-9]?)")
 
 
 class ConfigError(ValueError):
@@ -65,6 +71,10 @@ def dataset_size(name: str) -> DatasetSize:
     """The size of a data set, built in or imported. Raises ConfigError for an unknown one: it names those that exist."""
     if name in DATASETS:
         return DATASETS[name]
+    if (task := ONE_VS_REST.fullmatch(str(name))) and int(task[2]) < (whole := DATASETS[task[1]]).num_classes:
+        rest = whole.num_classes - 1
+        return DatasetSize(2, rest * whole.train_per_class, rest * whole.test_per_class,
+                           (rest * whole.train_per_class, whole.train_per_class))
     found = sorted(path.stem for path in imported_dir().glob("*.json"))
     if name in found:
         return _imported_size(imported_dir() / f"{name}.json")
@@ -72,7 +82,7 @@ def dataset_size(name: str) -> DatasetSize:
         raise ConfigError(f"dataset = {name!r}: expected one of {', '.join([*DATASETS, *found])}. So imported photographs are called, "
                           f"and {imported_dir()} does not hold these: import them again (notebook 16), or let LTLIB_OUT name the "
                           "folder where that was done.")
-    _require_one_of("dataset", name, [*DATASETS, *found])
+    _require_one_of("dataset", name, [*DATASETS, "cifar10_class<0 to 9>", "cifar100_class<0 to 99>", *found])
 
 
 @functools.cache
@@ -227,12 +237,16 @@ class Protocol:
                       that was selected whole has none
     test_per_class    test images per class of the balanced test set
     longtailed_test   whether there is a long-tailed test set too, n_c = max(1, int(test_per_class IF^(-c/(C-1))))
-    groups            "thesis" (thirds of the classes) or "survey" (> 100, 20 to 100, < 20 training images)
+    groups            "thesis" (thirds of the classes), "survey" (> 100, 20 to 100, < 20 training images) or "step" (the classes with
+                      the most images, and all others: head and tail, without a middle)
     imbalance_factor  n_0 / n_(C-1) of the long-tailed sets
     data_seed         seed of the selection; one for all training seeds, as in the literature
     counts            training images of each class of an imported data set, whose own training, validation and test parts are
                       used as they are; empty for the others, whose sets are cut. The sizes above then say what follows from it
                       (:meth:`natural`)
+    imbalance         "exponential", or "step": even classes keep int(n / IF) of their n images, odd ones all, in the long-tailed
+                      training set and in the long-tailed test set
+    val_fraction      instead of val_per_class: this share of the selected training images of each class validates, and is not trained on
     """
 
     name: str
@@ -245,6 +259,8 @@ class Protocol:
     imbalance_factor: float = 100.0
     data_seed: int = 0
     counts: tuple[int, ...] = _later(())
+    imbalance: str = _later("exponential")
+    val_fraction: float = _later(0.0)
 
     @staticmethod
     def natural(size: DatasetSize) -> dict:
@@ -254,7 +270,11 @@ class Protocol:
                 "val_per_class": size.val_per_class, "test_per_class": size.test_per_class, "longtailed_test": False}
 
     def __post_init__(self):
-        _require_one_of("groups", self.groups, ("thesis", "survey"))
+        _require_one_of("groups", self.groups, ("thesis", "survey", "step"))
+        _require_one_of("imbalance", self.imbalance, ("exponential", "step"))
+        _require(0 <= self.val_fraction < 1, "val_fraction", self.val_fraction, "0 <= val_fraction < 1")
+        _require(not self.val_fraction or not self.val_per_class, "val_fraction", self.val_fraction, "0, or val_per_class = 0")
+        _require(not self.val_fraction or not self.counts, "val_fraction", self.val_fraction, "0: own class counts are used as they are")
         for name in ("max_count", "balanced_count", "test_per_class"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.val_per_class >= 0, "val_per_class", self.val_per_class, "at least 0")
@@ -285,6 +305,11 @@ class Recipe:
     rand_augment  magnitude, 0 to 30, of two random operations per image (RandAugment; 0: none)
     decay_all     weight decay acts on biases and normalisation too, as in the literature on CIFAR from scratch
     compile       ``torch.compile`` the model for training
+    pick          the epoch that validation picks: highest "accuracy" (mean over classes; the earliest of equals) or "gmean" (geometric
+                  mean of the classes' accuracies; the latest of equals)
+    pixels        of a model that starts from fresh weights: "normalised" with the data set's mean and deviation, or "raw", 0 to 255
+    cutout        side in pixels of a square that is blanked in each image (0: none)
+    views         "one", or "contrastive": AutoAugment and Cutout, and two more views of each image by SimCLR's augmentation
     """
 
     epochs: int
@@ -307,8 +332,17 @@ class Recipe:
     rand_augment: int = _later(0)
     decay_all: bool = _later(False)
     compile: bool = _later(False)
+    pick: str = _later("accuracy")
+    pixels: str = _later("normalised")
+    cutout: int = _later(0)
+    views: str = _later("one")
 
     def __post_init__(self):
+        _require_one_of("pick", self.pick, ("accuracy", "gmean"))
+        _require_one_of("pixels", self.pixels, ("normalised", "raw"))
+        _require_one_of("views", self.views, ("one", "contrastive"))
+        _require(self.cutout >= 0, "cutout", self.cutout, "a number of pixels, or 0")
+        _require(self.views == "one" or not self.rand_augment, "rand_augment", self.rand_augment, '0 with views = "contrastive"')
         _require_one_of("optimizer", self.optimizer, ("adamw", "adam", "sgd"))
         _require_one_of("schedule", self.schedule, ("cosine", "step"))
         _require_one_of("precision", self.precision, ("float32", "bfloat16"))
@@ -360,9 +394,9 @@ class Slurm:
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
 
 
-def variant_name(loss: str, drw: float | None, tau: float | None) -> str:
+def variant_name(loss: str, drw: float | None, tau: float | None, method: str = "") -> str:
     """What profiles and tables call a loss with these options of a run."""
-    return "logit_adjusted" if tau is not None else loss + (DRW if drw is not None else "")
+    return method or ("logit_adjusted" if tau is not None else loss + (DRW if drw is not None else ""))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,11 +406,12 @@ class RunConfig:
     mode          "finetune": backbone and head, from pretrained weights; "probe": a head on the features of a frozen
                   backbone; "scratch": backbone and head, from fresh weights
     loss_options  (name, value) pairs for :func:`ltlib.losses.build_loss`, sorted by name
-    head          "linear" or "cosine"; empty means the one that the loss needs
+    head          "linear", "cosine" or "distance"; empty means the one that the loss needs
     drw           deferred re-weighting, for ``DRW_LOSSES``: no weights up to this fraction of the epochs, then the
                   loss's own, or class-balanced ones (beta 0.9999) where it has none; None means never
     tau           post-hoc logit adjustment of the softmax run (Menon et al. 2021): nothing is trained, its stored test logits
                   are evaluated as z_c - tau ln f_c, f_c the class's share of the training images; None means none
+    method        what the profile calls this combination of loss, options and head, where it names it (``Profile.methods``)
     """
 
     dataset: str
@@ -392,23 +427,35 @@ class RunConfig:
     drw: float | None = None
     pretraining: Pretraining | None = None
     tau: float | None = _later(None)
+    method: str = _later("")
     profile: str = "custom"
 
     def __post_init__(self):
-        _require_one_of("loss", self.loss, LOSS_NAMES)
+        _require_one_of("loss", self.loss, LOSS_NAMES + METHODS)
         _require_one_of("train_set", self.train_set, TRAIN_SETS)
         _require_one_of("mode", self.mode, ("finetune", "probe", "scratch"))
         _require(0 <= self.seed < 2**32, "seed", self.seed, "0 to 4294967295")
         self._check_sizes(self.protocol, dataset_size(self.dataset))
         object.__setattr__(self, "loss_options", tuple(sorted(dict(self.loss_options).items())))
-        needed = "cosine" if self.loss == "ldam" else "linear"
-        object.__setattr__(self, "head", self.head or needed)
+        needed = HEADS_OF.get(self.loss, ("linear", "distance"))
+        object.__setattr__(self, "head", self.head or needed[0])
         _require_one_of("head", self.head, HEADS)
-        if self.head != needed:
+        if self.head not in needed:
             raise ConfigError(
-                f"head = {self.head!r} with loss = {self.loss!r}: expected head = {needed!r}. ldam subtracts its margins from "
-                "cosines and scales them itself; the other losses need unbounded logits. Leave head out to get the right one."
+                f"head = {self.head!r} with loss = {self.loss!r}: expected head = {' or '.join(map(repr, needed))}. ldam and gbg scale "
+                "cosines themselves; gcpl, affinity and arconvl need distances to centres; the other losses need unbounded logits. "
+                "Leave head out to get the right one."
             )
+        if self.loss == "gbg":
+            _require(self.mode != "probe", "mode", self.mode, "finetune or scratch with loss = 'gbg': it weighs gradients of the backbone, "
+                     "which mode 'probe' does not train")
+            _require(not self.recipe.compile, "compile", self.recipe.compile, "false with loss = 'gbg', which goes backward group by group")
+            _require(not dict(self.loss_options).get("beta") or self.recipe.views == "contrastive", "views", self.recipe.views,
+                     "'contrastive' with beta > 0: its contrastive term compares views of an image")
+        _require(self.recipe.pixels == "normalised" or self.mode == "scratch", "pixels", self.recipe.pixels,
+                 "'normalised', or mode = 'scratch': pretrained weights know their normalisation")
+        _require(self.recipe.views == "one" or (self.loss == "gbg" and self.mode != "probe"), "views", self.recipe.views,
+                 "'one': only loss = 'gbg' has a use for more")
         if self.drw is not None:
             _require(self.loss in DRW_LOSSES, "drw", self.drw, f"a loss out of {', '.join(DRW_LOSSES)}, not {self.loss!r}; leave drw out")
             _require(0 <= self.drw < 1, "drw", self.drw, "a fraction of the epochs, 0 <= drw < 1")
@@ -439,8 +486,8 @@ class RunConfig:
 
     @property
     def variant(self) -> str:
-        """What profiles and tables call the loss: its name, ``<name>_drw``, or ``logit_adjusted``."""
-        return variant_name(self.loss, self.drw, self.tau)
+        """What profiles and tables call the loss: the profile's name for it, its own, ``<name>_drw``, or ``logit_adjusted``."""
+        return variant_name(self.loss, self.drw, self.tau, self.method)
 
     def to_dict(self) -> dict:
         """The config as plain JSON values, without what does not change the result (``profile``)."""
@@ -456,7 +503,7 @@ class RunConfig:
         values["loss_options"] = dict(self.loss_options)
         return json.loads(json.dumps(values))
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Readable name and a hash of the canonical JSON: the name of every file of this run."""
         canonical = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
@@ -474,9 +521,12 @@ class RunConfig:
 class Profile:
     """A named set of runs. ``configs()`` lists them; ``deviations`` are printed beside its results.
 
-    losses  names of losses, and of ``VARIANTS``: ``<name>_drw`` re-weights from the fraction ``drw`` of the epochs on,
-            ``logit_adjusted`` adjusts the softmax run (its only option: tau, 1 by default)
-    tune    lists of values, by key of the recipe, that ``make tune`` tries in all combinations
+    losses     names of losses, of ``methods``, and of ``VARIANTS``: ``<name>_drw`` re-weights from the fraction ``drw`` of the epochs
+               on, ``logit_adjusted`` adjusts the softmax run (its only option: tau, 1 by default)
+    datasets   the data set of a protocol, by its name, where it is not ``dataset``: [protocols.<name>] with a key dataset
+    methods    names of your own for a loss with options and a head: {"cpl": {"loss": "softmax", "head": "distance", "options": {}}}
+    notebooks  stems of the notebooks that this profile executes; none: all
+    tune       lists of values, by key of the recipe, that ``make tune`` tries in all combinations
     """
 
     name: str
@@ -491,6 +541,9 @@ class Profile:
     recipe_by_backbone: dict = field(default_factory=dict)
     train_sets: tuple[str, ...] = TRAIN_SETS
     loss_options: dict = field(default_factory=dict)
+    datasets: dict = field(default_factory=dict)
+    methods: dict = field(default_factory=dict)
+    notebooks: tuple[str, ...] = ()
     drw: float = 0.8
     pretraining: Pretraining | None = None
     deviations: tuple[str, ...] = ()
@@ -513,11 +566,13 @@ class Profile:
         """One run of the profile. ``loss`` is a name that a profile may list, ``protocol`` one of the profile's or its name."""
         if isinstance(protocol, str):
             protocol = self.protocol(protocol)
-        _require_one_of("loss", loss, LOSS_NAMES + VARIANTS)
+        _require_one_of("loss", loss, (*LOSS_NAMES, *METHODS, *VARIANTS, *self.methods))
+        own = self.methods.get(loss)
         adjusted = loss == "logit_adjusted"
-        name = "softmax" if adjusted else loss.removesuffix(DRW)
+        name = own["loss"] if own else "softmax" if adjusted else loss.removesuffix(DRW)
+        options = own.get("options", {}) if own else self.loss_options.get(name, {})
         return RunConfig(
-            dataset=self.dataset,
+            dataset=self.datasets.get(protocol.name, self.dataset),
             protocol=protocol,
             train_set=train_set,
             backbone=backbone,
@@ -525,10 +580,12 @@ class Profile:
             seed=seed,
             mode=self.mode,
             recipe=dataclasses.replace(self.recipe, **self.recipe_by_backbone.get(backbone, {})),
-            loss_options=tuple(self.loss_options.get(name, {}).items()),
-            drw=self.drw if loss.endswith(DRW) else None,
+            loss_options=tuple(options.items()),
+            head=own.get("head", "") if own else "",
+            drw=self.drw if loss.endswith(DRW) and not own else None,
             tau=self.loss_options.get("logit_adjusted", {}).get("tau", 1.0) if adjusted else None,
             pretraining=self.pretraining,
+            method=loss if own else "",
             profile=self.name,
         )
 
@@ -563,11 +620,13 @@ def load_profile(name: str, backbones=(), losses=(), seeds=(), protocols=(), tra
     if any("name" in value for value in _table(table, "protocols", path.name).values()):
         raise ConfigError(f"{path.name}: protocols: the key 'name' is not to be set: [protocols.thesis] is named thesis")
     own_protocols = {key: {"name": key, **value} for key, value in _table(table, "protocols", path.name).items()}
-    if isinstance(table.get("dataset"), str) and (size := dataset_size(table["dataset"])).counts:
-        for key in {key for value in own_protocols.values() for key in value} - {"name", "groups"}:
-            raise ConfigError(f"{path.name}: protocols: the key {key!r} is not to be set: {table['dataset']} has its own class counts, and "
-                              "only groups = \"survey\" or \"thesis\" is left to choose")
-        own_protocols = {key: Protocol.natural(size) | value for key, value in own_protocols.items()}
+    datasets = {key: value.pop("dataset", table.get("dataset")) for key, value in own_protocols.items()}
+    for name, dataset in datasets.items():
+        if isinstance(dataset, str) and (size := dataset_size(dataset)).counts:
+            for key in own_protocols[name].keys() - {"name", "groups"}:
+                raise ConfigError(f"{path.name}: protocols: the key {key!r} is not to be set: {dataset} has its own class counts, and "
+                                  "only groups = \"survey\", \"thesis\" or \"step\" is left to choose")
+            own_protocols[name] = Protocol.natural(size) | own_protocols[name]
     choices = {"backbones": backbones, "losses": losses, "seeds": seeds, "protocols": protocols, "train_sets": train_sets}
     for key, chosen in choices.items():
         _require(isinstance(chosen, list | tuple), key, chosen, f"a list, such as [{chosen!r}]")
@@ -577,12 +636,26 @@ def load_profile(name: str, backbones=(), losses=(), seeds=(), protocols=(), tra
     for key in ("name", "path"):
         if key in table:
             raise ConfigError(f"{path.name}: the key {key!r} is not to be set: the file's name is the profile's")
+    if "datasets" in table:
+        raise ConfigError(f"{path.name}: the key 'datasets' is not to be set: a protocol's own data set is a key of it, dataset")
+    table["datasets"] = {p["name"]: datasets.get(p["name"], datasets.get(p["name"].rpartition("_if")[0])) for p in table["protocols"]}
     given = str(path.resolve()) if path.parent != PROFILES else path.stem
     profile = _from_table(Profile, {"name": path.stem, "path": given, **table}, path.name)
+    for name, own in profile.methods.items():
+        where = f"{path.name}: methods.{name}"
+        _require(name not in (*LOSS_NAMES, *METHODS, *VARIANTS), where, name, "a name that no loss has already")
+        _require(re.fullmatch(r"[a-z][a-z0-9_]*", name) is not None, where, name, "small letters, digits and underscores")
+        _require(isinstance(own, dict), where, own, f'a table like [methods.{name}] with loss = "softmax"')
+        for key in own:
+            _require_one_of(f"{where}: key", key, ("loss", "head", "options"))
+        _require_one_of(f"{where}: loss", own.get("loss"), LOSS_NAMES + METHODS)
+        _require(isinstance(own.get("options", {}), dict), f"{where}: options", own.get("options"), "a table")
+    for notebook in profile.notebooks:
+        _require_one_of(f"{path.name}: notebooks", notebook, sorted(p.stem for p in (ROOT / "notebooks").glob("[0-9]*.ipynb")))
     for loss in profile.losses:
-        _require_one_of(f"{path.name}: losses", loss, LOSS_NAMES + VARIANTS)
+        _require_one_of(f"{path.name}: losses", loss, (*LOSS_NAMES, *METHODS, *VARIANTS, *profile.methods))
     for loss in profile.loss_options:
-        _require_one_of(f"{path.name}: loss_options", loss, (*LOSS_NAMES, "logit_adjusted"))
+        _require_one_of(f"{path.name}: loss_options", loss, (*LOSS_NAMES, *METHODS, "logit_adjusted"))
     for key in ("backbones", "losses", "seeds", "protocols", "train_sets"):
         values = getattr(profile, key)
         _require(values, f"{path.name}: {key}", values, "at least one")

@@ -1,26 +1,29 @@
 """Where images come from. Each data set gives uint8 images (N, H, W, 3), int64 labels (N,), names and checksums.
 
-CIFAR-100 comes from ``cifar100.npz`` in ``LTLIB_DATA``, or from the official archive through torchvision. The
-embedded data set "digits" is made on the spot from the handwriting that scikit-learn ships. Photographs of your own are imported by
-:mod:`ltlib.imagefolder` and loaded here.
+CIFAR-100 comes from ``cifar100.npz`` in ``LTLIB_DATA``, or from the official archive through torchvision; Fashion-MNIST and MNIST from
+their IDX files in ``LTLIB_DATA``, or through torchvision, as CIFAR-10 and SVHN do. "cifar100_class19" is the binary task of one class
+against the rest. The embedded data set "digits" is made on the spot from the handwriting that scikit-learn ships. Photographs of your
+own are imported by :mod:`ltlib.imagefolder` and loaded here.
 """
 
 from __future__ import annotations
 
 import functools
+import gzip
 import hashlib
 import os
 import tarfile
 import tempfile
 import urllib.error
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from ltlib.config import DATASETS, data_dir, dataset_size, imported_dir
+from ltlib.config import DATASETS, ONE_VS_REST, data_dir, dataset_size, imported_dir
 
 
 class DataError(RuntimeError):
@@ -52,9 +55,14 @@ class ImageData:
 
 @functools.cache
 def load_dataset(name: str) -> ImageData:
-    """Load "cifar100", "digits" or an imported data set. Raises ConfigError for another name, DataError if the data are not to be had."""
+    """Load a data set by its name. Raises ConfigError for an unknown one (it names those that exist), DataError if the data are not to
+    be had."""
     dataset_size(name)
-    return {"cifar100": _cifar100, "digits": digit_pairs}.get(name, functools.partial(_imported, name))()
+    if task := ONE_VS_REST.fullmatch(name):
+        return _one_vs_rest(name, load_dataset(task[1]), int(task[2]))
+    load = {"cifar100": _cifar100, "digits": digit_pairs, "fashion_mnist": functools.partial(_idx, "fashion_mnist"),
+            "mnist": functools.partial(_idx, "mnist"), "cifar10": _cifar10, "svhn": _svhn}
+    return load.get(name, functools.partial(_imported, name))()
 
 
 def sha256(array: np.ndarray) -> str:
@@ -121,7 +129,8 @@ def _cifar100_torchvision(root: Path) -> ImageData:
                 ) from error
         check_md5(archive, CIFAR100.tgz_md5)
         with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=root) as temporary, tarfile.open(archive) as tar:
-            tar.extractall(temporary, filter="data")
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # which Python 3.11.2 does not know yet
+            tar.extractall(temporary)
             os.replace(Path(temporary) / CIFAR100.base_folder, folder)
     try:
         # torchvision checks the md5 of every file before it unpickles it
@@ -130,6 +139,91 @@ def _cifar100_torchvision(root: Path) -> ImageData:
         raise DataError(f"{folder}: the files are incomplete or damaged ({error}). Remove the folder and run again.") from None
     return _make("cifar100", train.data, np.asarray(train.targets, np.uint8), test.data,
                  np.asarray(test.targets, np.uint8), train.classes, archive.name)
+
+
+# ------------------------------------------------------------------- Fashion-MNIST, MNIST, CIFAR-10, SVHN
+
+_IDX_PARTS = {"x_train": ("train-images-idx3-ubyte", (60000, 28, 28)), "y_train": ("train-labels-idx1-ubyte", (60000,)),
+              "x_test": ("t10k-images-idx3-ubyte", (10000, 28, 28)), "y_test": ("t10k-labels-idx1-ubyte", (10000,))}
+_IDX_FOLDERS = {"fashion_mnist": ("fashion-mnist", "FashionMNIST/raw", "."), "mnist": ("mnist", "MNIST/raw")}
+
+
+def _idx(name: str) -> ImageData:
+    """Fashion-MNIST or MNIST, grey images as three equal channels."""
+    from torchvision import datasets
+
+    official = {"fashion_mnist": datasets.FashionMNIST, "mnist": datasets.MNIST}[name]
+    folders = [data_dir() / part for part in _IDX_FOLDERS[name]]
+    found = next((f for f in folders if all(_idx_path(f, stem) for stem, _ in _IDX_PARTS.values())), None)
+    if found is None:
+        found = data_dir() / official.__name__ / "raw"
+        try:
+            official(data_dir(), download=True)
+        except (OSError, RuntimeError) as error:
+            files = ", ".join(f"{stem}.gz" for stem, _ in _IDX_PARTS.values())
+            debian = " (Debian's package dataset-fashion-mnist holds them)" if name == "fashion_mnist" else ""
+            raise DataError(f"{official.__name__} is not in {data_dir()} and could not be downloaded ({_first_line(error)}). Put its four "
+                            f"files, {files}{debian}, into {folders[0]}, or let LTLIB_DATA name the folder that holds them.") from error
+    arrays = {key: _read_idx(_idx_path(found, stem), shape) for key, (stem, shape) in _IDX_PARTS.items()}
+    for key, size in (("x_train", "y_train"), ("x_test", "y_test")):
+        arrays[key] = np.repeat(arrays[key][..., None], 3, axis=-1)
+        if arrays[size].max() > 9:
+            raise DataError(f"{found}: expected labels 0 to 9, got {arrays[size].max()}. Get the files again.")
+    return _make(name, *arrays.values(), official.classes, found.name or name)
+
+
+def _idx_path(folder: Path, stem: str) -> Path | None:
+    return next((path for path in (folder / stem, folder / f"{stem}.gz") if path.exists()), None)
+
+
+def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
+    """An IDX file of bytes, gzipped or not: 0, 0, type 8 (uint8), number of dimensions, each as four bytes, then the values."""
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
+            content = file.read()
+        header = np.frombuffer(content[: 4 + 4 * len(shape)], ">i4")
+        if header.tolist() != [0x0800 + len(shape), *shape]:
+            raise ValueError(f"its header says {header.tolist()}, expected {[0x0800 + len(shape), *shape]}")
+        return np.frombuffer(content, np.uint8, offset=header.nbytes).reshape(shape)
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(f"{path}: expected an IDX file of {' x '.join(map(str, shape))} bytes, and it cannot be read as one ({error}). "
+                        "Get the file again.") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _from_torchvision(name: str, load) -> tuple:
+    """The training and the test part of a data set of torchvision."""
+    try:
+        train, test = load("train"), load("test")
+    except (OSError, RuntimeError) as error:
+        raise DataError(f"{name} is not in {data_dir()} and could not be downloaded ({_first_line(error)}). Put what torchvision expects "
+                        "of it there, or let LTLIB_DATA name the folder that holds it.") from error
+    return train, test
+
+
+def _cifar10() -> ImageData:
+    from torchvision.datasets import CIFAR10
+
+    train, test = _from_torchvision("CIFAR-10", lambda part: CIFAR10(data_dir(), train=part == "train", download=True))
+    return _make("cifar10", train.data, np.asarray(train.targets, np.uint8), test.data, np.asarray(test.targets, np.uint8), train.classes,
+                 CIFAR10.filename)
+
+
+def _svhn() -> ImageData:
+    from torchvision.datasets import SVHN
+
+    train, test = _from_torchvision("SVHN", lambda part: SVHN(data_dir(), split=part, download=True))
+    parts = [array for part in (train, test) for array in (part.data.transpose(0, 2, 3, 1), part.labels.astype(np.uint8))]
+    return _make("svhn", *parts, range(10), "train_32x32.mat, test_32x32.mat")
+
+
+def _one_vs_rest(name: str, data: ImageData, positive: int) -> ImageData:
+    """The binary task: 1 for one class, 0 for all others."""
+    y_train, y_test = ((labels == positive).astype(np.uint8) for labels in (data.train_labels, data.test_labels))
+    return _make(name, data.train_images, y_train, data.test_images, y_test, ("rest", data.class_names[positive]), data.checksums["origin"])
 
 
 def check_md5(path: Path, expected: str) -> None:

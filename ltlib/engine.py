@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import glob
 import hashlib
 import json
@@ -181,8 +182,8 @@ def schedule_factor(recipe: Recipe, epoch: float) -> float:
     return 0.5 * (1 + math.cos(math.pi * (epoch - warm) / (recipe.epochs - warm)))
 
 
-def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer, by timm.
+def build_optimizer(model: nn.Module, recipe: Recipe, own=()) -> torch.optim.Optimizer:
+    """The recipe's optimizer, by timm, for the model and a loss's ``own`` groups (:meth:`ltlib.losses.Loss.param_groups`), the last ones.
 
     Weight decay leaves biases, normalisation and what the backbone exempts (position embeddings) alone, unless
     ``decay_all``. With ``layer_decay`` d the l-th layer of the backbone from its end has the rate lr d^l; the head has lr.
@@ -199,7 +200,7 @@ def build_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             groups += param_groups_weight_decay(part, recipe.weight_decay, no_weight_decay_list=exempt)
     for group in groups:
         group["lr"] = recipe.lr * group.pop("lr_scale", 1.0)
-    groups = [group for group in groups if group["params"]]
+    groups = [group for group in groups if group["params"]] + [{key: group[key] for key in group if key != "factor"} for group in own]
     name = {"sgd": "momentum"}.get(recipe.optimizer, recipe.optimizer)  # timm's "sgd" is Nesterov's, the literature's is not
     return create_optimizer_v2(groups, opt=name, lr=recipe.lr, weight_decay=recipe.weight_decay, momentum=recipe.momentum, fused=True)
 
@@ -227,21 +228,27 @@ def fit(model: nn.Module, loss: Loss, batches: FeatureBatches, recipe: Recipe, s
         ) -> tuple[list[dict], dict | None]:
     """Train in place; return the curve, one dict per epoch, and the state of the epoch that validation picks.
 
-    ``validate`` gives val_acc and val_loss of a model after an epoch; the picked epoch has the highest val_acc (the earliest
-    of equals), and its state is {"epoch", "model"}; None without ``validate``. From ``drw_epoch`` on the loss uses
-    ``drw_weights``, before it none. With ``recipe.ema`` the moving average is validated, and the model ends as it.
+    ``validate`` gives val_acc and val_loss (and val_gmean) of a model after an epoch; the picked epoch has the highest val_acc (the
+    earliest of equals; or as ``recipe.pick`` says), and its state is {"epoch", "model"}; None without ``validate``. From ``drw_epoch``
+    on the loss uses ``drw_weights``, before it none. With ``recipe.ema`` the moving average is validated, and the model ends as it.
+    The loss sees logits, labels, features and head of each batch, and takes part as :class:`ltlib.losses.Loss` says.
     ``progress`` is told (steps done, of the epoch, loss so far) after each step. With ``checkpoints`` the run goes on from
     the stored state, if there is one. Raises Diverged, naming the epoch, as soon as an epoch's loss is not finite, Stopped after
     ``request_stop``, CheckpointError or OSError where the stored state does not fit the model or cannot be read.
     """
     device = batches.labels.device
+    loss.attach(model)
     loss.to(device)
-    optimizer = build_optimizer(model, recipe)
-    scheduler = LambdaLR(optimizer, lambda step: schedule_factor(recipe, step / len(batches)))
+    own = loss.param_groups(recipe.lr)
+    optimizer = build_optimizer(model, recipe, own)
+    factors = [functools.partial(schedule_factor, recipe)] * (len(optimizer.param_groups) - len(own))
+    factors += [group.get("factor", factors[0]) for group in own]
+    scheduler = LambdaLR(optimizer, [lambda step, factor=factor: factor(step / len(batches)) for factor in factors])
+    head = getattr(model, "head", model)
     ema = ModelEmaV3(model, decay=recipe.ema, use_warmup=True) if recipe.ema else None
     evaluated = ema.module if ema else model
     forward = torch.compile(model, dynamic=False) if recipe.compile else model
-    run = _RunState(model, optimizer, scheduler, ema, device)
+    run = _RunState(model, loss, optimizer, scheduler, ema, device)
     generator = None
     if checkpoints and (stored := checkpoints.load()):
         try:
@@ -257,6 +264,11 @@ def fit(model: nn.Module, loss: Loss, batches: FeatureBatches, recipe: Recipe, s
         if checkpoints:
             checkpoints.save(run.state(generator))
 
+    def better(entry, best):
+        if recipe.pick == "gmean":
+            return entry["val_gmean"] >= best["val_gmean"]
+        return entry["val_acc"] > best["val_acc"]
+
     while run.epoch < recipe.epochs:
         epoch = run.epoch
         if drw_epoch is not None:
@@ -266,18 +278,19 @@ def fit(model: nn.Module, loss: Loss, batches: FeatureBatches, recipe: Recipe, s
         model.train()
         loss.train()
         if run.step == 0:
-            run.total, run.lr = torch.zeros((), device=device), max(group["lr"] for group in optimizer.param_groups)
+            loss.start_epoch(epoch, model, batches)
+            run.total = torch.zeros((), device=device)
+            run.lr = max(group["lr"] for group in optimizer.param_groups[: len(optimizer.param_groups) - len(own)])
         for x, labels in batches.epoch(seed, epoch, run.step):
             with _autocast(device, precision):
-                logits = forward(x)
-            value = loss(logits, labels, generator=generator)
+                logits, features = (forward(x), x) if head is model else forward(x, return_features=True)
+            value = loss(logits, labels, features=features, head=head, generator=generator)
             optimizer.zero_grad(set_to_none=True)
-            value.backward()
+            run.total += loss.backward(value, model)
             if recipe.clip_grad:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_grad)
             optimizer.step()
             scheduler.step()
-            run.total += value.detach()
             run.step += 1
             if ema:
                 ema.update(model, epoch * len(batches) + run.step)
@@ -290,7 +303,7 @@ def fit(model: nn.Module, loss: Loss, batches: FeatureBatches, recipe: Recipe, s
         mean = float(run.total) / len(batches)
         if not math.isfinite(mean):
             raise Diverged(f"the training loss of epoch {epoch + 1} of {recipe.epochs} is {mean}")
-        entry = {"epoch": epoch + 1, "lr": run.lr, "train_loss": mean}
+        entry = {"epoch": epoch + 1, "lr": run.lr, "train_loss": mean} | loss.report(head)
         if validate is not None:
             try:
                 entry |= validate(evaluated)
@@ -299,7 +312,7 @@ def fit(model: nn.Module, loss: Loss, batches: FeatureBatches, recipe: Recipe, s
                 raise
             if not math.isfinite(entry["val_loss"]):
                 raise Diverged(f"the validation loss of epoch {epoch + 1} of {recipe.epochs} is {entry['val_loss']}")
-            if run.picked is None or entry["val_acc"] > run.curve[run.picked["epoch"] - 1]["val_acc"]:
+            if run.picked is None or better(entry, run.curve[run.picked["epoch"] - 1]):
                 run.picked = {"epoch": epoch + 1, "model": copy.deepcopy(evaluated.state_dict())}
         run.curve.append(entry)
         run.epoch, run.step, generator = epoch + 1, 0, None
@@ -317,8 +330,10 @@ def _generator(seed: int, epoch: int, device) -> torch.Generator:
 class _RunState:
     """All that the next step depends on, but the data: what a checkpoint holds."""
 
-    def __init__(self, model, optimizer, scheduler, ema, device):
+    def __init__(self, model, loss, optimizer, scheduler, ema, device):
         self.parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler} | ({"ema": ema.module} if ema else {})
+        if loss.state_dict():
+            self.parts["loss"] = loss
         self.device = device
         self.epoch = self.step = 0  # finished epochs; finished steps of the one under way
         self.total, self.lr = torch.zeros((), device=device), 0.0

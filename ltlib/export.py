@@ -20,7 +20,7 @@ from ltlib.config import (
     variant_name,
     write_changed,
 )
-from ltlib.launch import unique_runs
+from ltlib.launch import run_state, unique_runs
 from ltlib.records import load_record, load_records
 
 REMADE = ("demo", "smoke")  # profiles whose records anyone makes in minutes: not kept
@@ -33,7 +33,7 @@ DICTIONARY = {
     "backbone": "timm's name",
     "loss": "loss, or variant of one (`_drw`: deferred re-weighting; `logit_adjusted`)",
     "seed": "seed of weights, order and augmentation",
-    "epoch_choice": "`last`: after the last epoch; `picked`: the epoch with the best validation accuracy",
+    "epoch_choice": "`last`: after the last epoch; `picked`: the epoch that validation says is the best",
     "eval_set": "`balanced` test set and its groups (`balanced_head`, ...); `longtailed` test set and its groups (`head`, ...)",
     "n": "test images",
     "acc1": "top-1 accuracy, 0 to 1",
@@ -41,6 +41,9 @@ DICTIONARY = {
     "cross_entropy": "plain cross-entropy, nats per image: can be compared between losses",
     "criterion": "the run's own training loss: cannot be compared between losses",
     "class_acc": "accuracy of each class that occurs, averaged over classes, 0 to 1 (records before it was there: empty)",
+    "gmean": "geometric mean of the accuracies of the classes that occur, 0 to 1 (likewise)",
+    "auc_hard": "one class against the rest on hard predictions, mean of (1 + TPR - FPR) / 2, 0 to 1 (likewise)",
+    "auc": "one class against the rest on scores, mean area under the ROC curve, 0 to 1 (likewise)",
     "f1": "F1 averaged with the classes' support as weight, 0 to 1",
     "f1_macro": "F1 averaged over the classes that occur, 0 to 1",
     "same_as_softmax": "whether the run is softmax's by mathematics (equal class counts) and was computed once",
@@ -73,7 +76,7 @@ def whole(profile: Profile) -> Profile:
     for path in sorted(results_dir(profile.name).glob("*.json")):
         try:
             config = json.loads(path.read_text())["config"]
-            variant = variant_name(config["loss"], config["drw"], config.get("tau"))
+            variant = variant_name(config["loss"], config["drw"], config.get("tau"), config.get("method", ""))
             found = {"backbones": config["backbone"], "losses": variant, "seeds": config["seed"], "train_sets": config["train_set"],
                      "protocols": config["protocol"]["name"]}
         except (OSError, ValueError, KeyError, TypeError):  # load_records says what is wrong with it, where it is one of ours
@@ -151,7 +154,8 @@ def readme_results() -> str:
         for eval_set in ("balanced", "balanced_head", "balanced_middle", "balanced_tail"):
             title = "All" if eval_set == "balanced" else report.SET_TITLES[eval_set]
             grid.add_summary(summary, protocol, "longtailed", eval_set, ("", title), interval=len(shown.seeds) == 1)
-        seeds, missing = ", ".join(map(str, shown.seeds)), report.missing_runs(profile)
+        seeds, states = ", ".join(map(str, shown.seeds)), [run_state(run) for run in unique_runs(profile)]
+        missing = sum(state != "done" for state in states)
         one = "Brackets: Wilson's 95 % interval of the finite test set."
         spread = one if len(shown.seeds) == 1 else "± is half the 95 % t interval over seeds."
         picture = f"figures/{profile.name}/head_middle_tail.png"
@@ -159,7 +163,7 @@ def readme_results() -> str:
             f"### `{profile.name}`\n\n{profile.title}. Trained on the long tail (protocol {protocol}, imbalance factor "
             f"{profile.protocols[0].imbalance_factor:g}), top-1 accuracy in percent on the balanced test; seeds {seeds}. {spread}\n"
             + "".join(f"{line} " for line in profile.deviations).strip() + f"\n\n{grid.markdown()}"
-            + (f"\nNot there yet: {'; '.join(missing)}.\n" if missing else "")
+            + (f"\nMissing: {missing} of {len(states)} runs; `make runs-list PROFILE={profile.name}` lists them.\n" if missing else "")
             + (f"\n![Accuracy of head, middle and tail, profile {profile.name}]({picture})\n" if (ROOT / picture).exists() else "")
         )
     return "\n".join(parts)

@@ -25,10 +25,7 @@ def class_counts(num_classes: int = 100, max_count: int = 500, imbalance_factor:
     Raises ConfigError for IF < 1, C < 1, or counts below 1 (it names the classes).
     Source: Cao et al. 2019 (LDAM-DRW), ``get_img_num_per_cls``; Cui et al. 2019.
     """
-    if num_classes < 1 or max_count < 1:
-        raise ConfigError(f"num_classes = {num_classes}, max_count = {max_count}: expected at least 1 of each")
-    if not (isinstance(imbalance_factor, numbers.Real) and np.isfinite(imbalance_factor) and imbalance_factor >= 1):
-        raise ConfigError(f"imbalance_factor = {imbalance_factor!r}: expected a number >= 1 (1 is balanced, 100 is CIFAR100-LT)")
+    _check_arguments(num_classes, max_count, imbalance_factor)
     # the official order of operations, so that int() cuts at the same places
     ratio = 1 / imbalance_factor
     counts = np.array([int(max_count * ratio ** (c / max(num_classes - 1, 1))) for c in range(num_classes)], dtype=np.int64)
@@ -39,6 +36,24 @@ def class_counts(num_classes: int = 100, max_count: int = 500, imbalance_factor:
     except ConfigError as error:
         raise ConfigError(f"imbalance_factor = {imbalance_factor!r}, max_count = {max_count}: {error}") from None
     return counts
+
+
+def _check_arguments(num_classes: int, max_count: int, imbalance_factor: float) -> None:
+    if num_classes < 1 or max_count < 1:
+        raise ConfigError(f"num_classes = {num_classes}, max_count = {max_count}: expected at least 1 of each")
+    if not (isinstance(imbalance_factor, numbers.Real) and np.isfinite(imbalance_factor) and imbalance_factor >= 1):
+        raise ConfigError(f"imbalance_factor = {imbalance_factor!r}: expected a number >= 1 (1 is balanced, 100 is CIFAR100-LT)")
+
+
+def step_counts(num_classes: int, max_count: int, imbalance_factor: float) -> np.ndarray:
+    """Images per class of a step: odd classes max_count, even ones int(max_count / IF), at least 1. Returns (C,) int64.
+
+    Raises ConfigError for IF < 1 or C < 1. Source: Buda et al. 2018, with the even classes as minorities, as in PF-loss (Du et al. 2021)
+    and ARConvL (Li et al. 2023).
+    """
+    _check_arguments(num_classes, max_count, imbalance_factor)
+    few = max(1, int(max_count / imbalance_factor))
+    return np.where(np.arange(num_classes) % 2 == 0, few, max_count).astype(np.int64)
 
 
 def check_counts(counts: np.ndarray) -> None:
@@ -81,7 +96,8 @@ def groups(kind: str, class_counts: np.ndarray) -> dict[str, np.ndarray]:
 
     kind "thesis": thirds of the classes by falling count, the tail taking the rest (33, 33 and 34 of 100; with
     falling counts the ids 0-32, 33-65, 66-99). kind "survey": more than 100, 20 to 100, fewer than 20 training
-    images (35, 35 and 30 classes of CIFAR100-LT at IF 100); a group can be empty.
+    images (35, 35 and 30 classes of CIFAR100-LT at IF 100); a group can be empty. kind "step": head, the classes with the most
+    images; tail, all others; no middle.
     """
     counts = np.asarray(class_counts)
     if kind == "thesis":
@@ -90,8 +106,10 @@ def groups(kind: str, class_counts: np.ndarray) -> dict[str, np.ndarray]:
         parts = (by_count[:third], by_count[third : 2 * third], by_count[2 * third :])
     elif kind == "survey":
         parts = (np.flatnonzero(counts > 100), np.flatnonzero((counts >= 20) & (counts <= 100)), np.flatnonzero(counts < 20))
+    elif kind == "step":
+        parts = (np.flatnonzero(counts == counts.max()), np.arange(0), np.flatnonzero(counts < counts.max()))
     else:
-        raise ConfigError(f"groups {kind!r}: expected 'thesis' or 'survey'")
+        raise ConfigError(f"groups {kind!r}: expected 'thesis', 'survey' or 'step'")
     return {name: np.sort(part) for name, part in zip(GROUPS, parts, strict=True)}
 
 
@@ -99,18 +117,32 @@ def longtailed_counts(protocol: Protocol, num_classes: int) -> np.ndarray:
     """(C,) training counts of the protocol's long-tailed set; they define its groups for both training sets."""
     if protocol.counts:
         return np.array(protocol.counts, dtype=np.int64)
+    if protocol.imbalance == "step":
+        return step_counts(num_classes, protocol.max_count, protocol.imbalance_factor)
     return class_counts(num_classes, protocol.max_count, protocol.imbalance_factor)
 
 
 def train_counts(protocol: Protocol, train_set: str, num_classes: int) -> np.ndarray:
-    """(C,) training counts of the "balanced" or the "longtailed" training set."""
+    """(C,) training counts of the "balanced" or the "longtailed" training set, without the images that ``val_fraction`` takes."""
+    counts = _selected_counts(protocol, train_set, num_classes)
+    return counts - _held_out(protocol, counts)
+
+
+def _selected_counts(protocol: Protocol, train_set: str, num_classes: int) -> np.ndarray:
     if train_set == "balanced":
         return np.full(num_classes, protocol.balanced_count, dtype=np.int64)
     return longtailed_counts(protocol, num_classes)
 
 
+def _held_out(protocol: Protocol, counts: np.ndarray) -> np.ndarray:
+    """Of each class, rounded; at least one image is left to train on."""
+    return np.minimum(np.rint(protocol.val_fraction * counts).astype(np.int64), counts - 1)
+
+
 def test_counts(protocol: Protocol, num_classes: int) -> np.ndarray:
-    """(C,) counts of the long-tailed test set, max(1, int(test_per_class IF^(-c / (C - 1))))."""
+    """(C,) counts of the long-tailed test set, max(1, int(test_per_class IF^(-c / (C - 1)))), or those of a step."""
+    if protocol.imbalance == "step":
+        return step_counts(num_classes, protocol.test_per_class, protocol.imbalance_factor)
     return class_counts(num_classes, protocol.test_per_class, protocol.imbalance_factor, minimum=1)
 
 
@@ -128,7 +160,8 @@ def make_splits(data: ImageData, protocol: Protocol, train_set: str) -> Splits:
 
     train   the first n_c of each class in the shuffled order
     val     the last ``val_per_class`` of each class, as far as they are not in train: always training images, never
-            test images. With pools larger than n_c (protocol "thesis") every class has its full number.
+            test images. With pools larger than n_c (protocol "thesis") every class has its full number. With ``val_fraction``:
+            that share of the n_c, the last of them, which are then not in train
     tests   "balanced", and "longtailed" where the protocol has it (a subset of "balanced"). "longtailed" is cut
             into "head", "middle", "tail"; "balanced" into "balanced_head", "balanced_middle", "balanced_tail".
 
@@ -144,7 +177,11 @@ def make_splits(data: ImageData, protocol: Protocol, train_set: str) -> Splits:
     order = shuffled_by_class(data.train_labels, protocol.data_seed)
     counts = train_counts(protocol, train_set, data.num_classes)
     train = select(data.train_labels, counts, protocol.data_seed)
-    val = [index[max(count, len(index) - protocol.val_per_class) :] for index, count in zip(order, counts, strict=True)]
+    if protocol.val_fraction:
+        ends = _selected_counts(protocol, train_set, data.num_classes)
+        val = [index[count:end] for index, count, end in zip(order, counts, ends, strict=True)]
+    else:
+        val = [index[max(count, len(index) - protocol.val_per_class) :] for index, count in zip(order, counts, strict=True)]
 
     def test_set(counts):
         return np.sort(select(data.test_labels, counts, protocol.data_seed))

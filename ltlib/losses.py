@@ -1,9 +1,10 @@
-"""The seven losses of the thesis, one registry.
+"""The seven losses of the thesis, and what training asks of any method.
 
 Notation: logits z (B, C), labels y (B,), p = softmax(z), n_c = training images of class c, f_c = n_c / sum n,
-ce = -log p_y. Every loss is an ``nn.Module`` without learnable parameters, called as ``loss(logits, labels)``; it
-returns the batch's scalar, or the (B,) per-sample losses with ``reduction="none"``. bfloat16 and float16 logits are
-cast to float32 first. Weights and margins are computed in float64 and kept as buffers.
+ce = -log p_y. Every loss is an ``nn.Module``, called as ``loss(logits, labels)``; it returns the batch's scalar, or the (B,) per-sample
+losses with ``reduction="none"``. bfloat16 and float16 logits are cast to float32 first. Weights and margins are computed in float64
+and kept as buffers. The seven have no learnable parameters and look at logits and labels alone; :mod:`ltlib.methods` has those that
+do more, by the same interface.
 """
 
 from __future__ import annotations
@@ -29,6 +30,16 @@ def _finite_range(name: str, value: float, low: float, high: float, *, open_low=
     if not ok:
         left, right = "(" if open_low else "[", ")" if open_high or high == math.inf else "]"
         raise ConfigError(f"{name} = {value!r}: expected a number in {left}{low}, {high}{right}")
+
+
+def _whole(name: str, value: int, low: int, high: float = math.inf) -> None:
+    if not (isinstance(value, numbers.Integral) and not isinstance(value, bool) and low <= value <= high):
+        raise ConfigError(f"{name} = {value!r}: expected a whole number, {f'at least {low}' if high == math.inf else f'{low} to {high}'}")
+
+
+def _flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} = {value!r}: expected true or false")
 
 
 def _choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -60,6 +71,11 @@ class Loss(nn.Module):
 
     With per-class weights w (C,) the per-sample losses are w_y ce, and the mean is sum(w_y ce) / sum(w_y) for
     normalize "weights", sum(w_y ce) / B for "batch".
+
+    What a method may do beyond that, all of it in training mode alone (in eval mode every loss is a function of logits and labels):
+    look at the ``features`` (B, D) and the ``head``; return one loss per group of classes and say in ``backward`` how they
+    become one gradient; have parameters of its own (``param_groups``), made in ``attach``; look at the model before each epoch
+    (``start_epoch``); and tell of its own state after it (``report``). Persistent buffers go into checkpoints.
     """
 
     def __init__(self, class_counts, *, weights=None, normalize: str = "weights"):
@@ -82,16 +98,40 @@ class Loss(nn.Module):
                 raise ConfigError(fault)
         self.weights = weights
 
-    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean", **draw) -> Tensor:
+    def attach(self, model: nn.Module) -> None:
+        """Before training: make what needs the model's sizes."""
+
+    def param_groups(self, lr: float) -> list[dict]:
+        """Groups for the optimizer: "params", "lr", and "factor", a function of the epoch; without it the recipe's schedule."""
+        return []
+
+    def start_epoch(self, epoch: int, model: nn.Module, batches) -> None:
+        """Before each epoch, counted from 0."""
+
+    def backward(self, value: Tensor, model: nn.Module) -> Tensor:
+        """Put the gradient of what ``forward`` gave into the parameters; return the batch's loss, a detached scalar."""
+        value.backward()
+        return value.detach()
+
+    def report(self, head: nn.Module) -> dict:
+        """JSON values for the entry of the curve of the epoch just ended."""
+        return {}
+
+    def forward(self, logits: Tensor, labels: Tensor, reduction: str = "mean", *, features: Tensor | None = None,
+                head: nn.Module | None = None, **draw) -> Tensor:
         """draw: ``generator`` for the losses that draw at random (equalization); the others leave it alone."""
         logits = self._checked(logits, labels, reduction)
         try:
-            return self._cross_entropy(self._adjusted(logits, labels, **draw), labels, reduction)
+            return self._value(logits, labels, reduction, features=features, head=head, **draw)
         except (IndexError, RuntimeError):
             low, high = map(int, labels.aminmax())
             if low >= 0 and high < self.num_classes:
                 raise
             raise ValueError(f"labels: expected 0 to {self.num_classes - 1}, got {low} to {high}") from None
+
+    def _value(self, logits: Tensor, labels: Tensor, reduction: str, *, features: Tensor | None, head: nn.Module | None, **draw) -> Tensor:
+        """What ``forward`` gives, of checked arguments."""
+        return self._cross_entropy(self._adjusted(logits, labels, **draw), labels, reduction)
 
     def _adjusted(self, logits: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """(B, C) float32 or float64 logits, (B,) labels -> the logits whose cross-entropy is the loss."""
@@ -149,12 +189,13 @@ class Focal(Loss):
     """(1 - p_y)^gamma ce; d/dz = [(1 - p_y)^gamma + gamma p_y (1 - p_y)^(gamma - 1) ce] (p - Y); mean.
 
     gamma >= 0; 0 is softmax. The factor is not detached: it is part of the gradient. With weights (DRW's) each loss is w_y
-    times this, reduced as sum / sum(w_y).
+    times this, reduced as sum / sum(w_y), or sum / B with normalize "batch". weighting "inverse": w_c = (1 / n_c) C / sum_k (1 / n_k);
+    "class_balanced": :func:`class_balanced_weights`; "none".
     Source: Lin et al. 2017, Focal Loss for Dense Object Detection.
     """
 
-    def __init__(self, class_counts, gamma: float = 2.0):
-        super().__init__(class_counts)
+    def __init__(self, class_counts, gamma: float = 2.0, weighting: str = "none", normalize: str = "weights"):
+        super().__init__(class_counts, weights=_weighting(weighting, class_counts), normalize=normalize)
         _finite_range("gamma", gamma, 0, math.inf)
         self.gamma = gamma
 
@@ -166,7 +207,16 @@ class Focal(Loss):
         if self.weights is None:
             return losses.mean() if reduction == "mean" else losses
         weights = self.weights.to(logits)[labels]
-        return (weights * losses).sum() / weights.sum() if reduction == "mean" else weights * losses
+        if reduction == "none":
+            return weights * losses
+        return (weights * losses).sum() / (weights.sum() if self.normalize == "weights" else len(labels))
+
+
+def _weighting(name: str, class_counts) -> np.ndarray | None:
+    _choice("weighting", name, ("none", "inverse", "class_balanced"))
+    if name == "none":
+        return None
+    return _sum_to_classes(1 / _counts(class_counts)) if name == "inverse" else class_balanced_weights(class_counts)
 
 
 class ClassBalanced(Loss):
@@ -208,13 +258,13 @@ class LDAM(Loss):
     """Label-distribution-aware margins: CE(s (z - m_y Y), y), z cosines; d/dz = s (softmax(s (z - m_y Y)) - Y).
 
     m_c = max_margin n_c^(-1/4) / max_k n_k^(-1/4). The scale s is applied here, once; pair with a cosine head.
-    class_weights (C,) or None: w_y times that, reduced as sum / sum(w_y); DRW sets them with ``set_weights``.
+    class_weights (C,) or None, or weighting "inverse": w_y times that, reduced as sum / sum(w_y); DRW sets them with ``set_weights``.
     max_margin in [0, 2), scale > 0. ``prediction_logits`` are s z.
     Source: Cao et al. 2019, Learning Imbalanced Datasets with Label-Distribution-Aware Margin Loss.
     """
 
-    def __init__(self, class_counts, max_margin: float = 0.5, scale: float = 30.0, class_weights=None):
-        super().__init__(class_counts, weights=class_weights)
+    def __init__(self, class_counts, max_margin: float = 0.5, scale: float = 30.0, class_weights=None, weighting: str = "none"):
+        super().__init__(class_counts, weights=_weighting(weighting, class_counts) if class_weights is None else class_weights)
         _finite_range("max_margin", max_margin, 0, 2, open_high=True)
         _finite_range("scale", scale, 0, math.inf, open_low=True)
         self.scale = scale
@@ -286,13 +336,17 @@ LOSSES: dict[str, type[Loss]] = {
 
 
 def build_loss(name: str, class_counts, **options) -> Loss:
-    """Build a loss by its name in ``LOSSES``; options are those of the class. Raises ConfigError for unknown ones."""
-    _choice("loss", name, tuple(LOSSES))
-    known = [p for p in inspect.signature(LOSSES[name]).parameters if p != "class_counts"]
+    """Build a loss by its name in ``LOSSES`` or ``ltlib.methods.METHODS``; options are those of the class. Raises ConfigError for
+    unknown ones."""
+    from ltlib.methods import METHODS  # which builds upon this module
+
+    known_losses = LOSSES | METHODS
+    _choice("loss", name, tuple(known_losses))
+    known = [p for p in inspect.signature(known_losses[name]).parameters if p != "class_counts"]
     for option in options:
         if option not in known:
             raise ConfigError(f"{name} has no option {option!r}: expected {', '.join(known) or 'none'}")
-    return LOSSES[name](class_counts, **options)
+    return known_losses[name](class_counts, **options)
 
 
 def equals_softmax(name: str, class_counts, **options) -> bool:

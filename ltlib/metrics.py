@@ -1,4 +1,4 @@
-"""What a model is judged by: accuracy, F1, cross-entropy and calibration on an evaluation set, intervals, tests of ranks."""
+"""What a model is judged by: accuracy, G-mean, AUC, F1, cross-entropy and calibration on an evaluation set, intervals, tests of ranks."""
 
 from __future__ import annotations
 
@@ -26,8 +26,11 @@ def evaluate(logits: Tensor, labels: Tensor, loss: Loss) -> dict[str, float]:
       criterion  the training loss itself, mean as it defines it: not comparable between losses
       f1         F1 per class, averaged with the classes' support as weight (the thesis's F1)
       f1_macro   F1 per class, averaged over the classes that occur
-      class_acc  accuracy of each class that occurs, averaged: acc1 where they have equal numbers of images. Records from before
-                 it was measured do not have it
+      class_acc  accuracy of each class that occurs, averaged: acc1 where they have equal numbers of images
+      gmean      their geometric mean
+      auc_hard   AUC of the hard predictions, one class against the rest (:func:`hard_auc`)
+      auc        AUC of the scores, one class against the rest (:func:`rank_auc`)
+    Records from before the last four were measured do not have them.
     """
     logits = logits.double()
     predicted = logits.argmax(1)
@@ -43,6 +46,9 @@ def evaluate(logits: Tensor, labels: Tensor, loss: Loss) -> dict[str, float]:
         "f1": f1["weighted"],
         "f1_macro": f1["macro"],
         "class_acc": balanced_accuracy(logits, labels),
+        "gmean": geometric_mean(logits, labels),
+        "auc_hard": hard_auc(logits, labels),
+        "auc": rank_auc(loss.prediction_logits(logits).softmax(1), labels),
     }
 
 
@@ -58,6 +64,44 @@ def balanced_accuracy(logits: Tensor, labels: Tensor) -> float:
     counts, hits = map(np.array, class_hits(logits, labels))
     present = counts > 0
     return float((hits[present] / counts[present]).mean())
+
+
+def geometric_mean(logits: Tensor, labels: Tensor) -> float:
+    """G-mean: geometric mean over the classes that occur of their accuracies (recalls), 0 to 1; 0 if one of them has none right."""
+    counts, hits = map(np.array, class_hits(logits, labels))
+    return float(stats.gmean(hits[counts > 0] / counts[counts > 0]))
+
+
+def hard_auc(logits: Tensor, labels: Tensor) -> float:
+    """Mean over the classes that occur of (1 + TPR - FPR) / 2, the area under the one point that hard predictions give, 0 to 1.
+
+    TPR: share of the class's images that are called so; FPR: share of the others. It is what PF-loss's tables call AUC; 0.5 where only
+    one class occurs, as nothing is known of its FPR. logits (N, C), labels (N,).
+    """
+    confusion = np.zeros((logits.shape[1],) * 2)
+    np.add.at(confusion, (labels.numpy(), logits.argmax(1).numpy()), 1)
+    images, called, right = confusion.sum(1), confusion.sum(0), confusion.diagonal()
+    occurs = images > 0
+    if occurs.sum() < 2:
+        return 0.5
+    false_positives = (called - right)[occurs] / (images.sum() - images[occurs])
+    return float(((1 + right[occurs] / images[occurs] - false_positives) / 2).mean())
+
+
+def rank_auc(scores: Tensor, labels: Tensor) -> float:
+    """Mean over the classes that occur of the area under the ROC curve of their scores against all other images, ties as 1/2, 0 to 1.
+
+    From the ranks r of each class's scores: (sum of r over its images - n (n + 1) / 2) / (n (N - n)).
+    scores (N, C), higher for the class, labels (N,); 0.5 where only one class occurs. Source: Mann and Whitney 1947.
+    """
+    y, classes = labels.numpy(), scores.shape[1]
+    images = np.bincount(y, minlength=classes)
+    occurs = images > 0
+    if occurs.sum() < 2:
+        return 0.5
+    own = stats.rankdata(scores.numpy(), axis=0)[np.arange(len(y)), y]
+    above = (np.bincount(y, own, classes) - images * (images + 1) / 2)[occurs]
+    return float((above / (images * (len(y) - images))[occurs]).mean())
 
 
 def proportion_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
@@ -165,6 +209,43 @@ def rank_test(scores: pd.DataFrame) -> RankTest:
     smallest = min(1.0, methods * (methods - 1) * float(stats.norm.sf(z)))
     return RankTest(pd.Series(ranks.mean(0), scores.columns), statistic, (1 + hits) / (1 + DRAWS), pairs, smallest,
                     statistic / (blocks * (methods - 1)))
+
+
+def control_test(scores: pd.DataFrame, control: str) -> pd.DataFrame:
+    """Each method's mean rank against that of one of them, the control, over N blocks.
+
+    z = (R_i - R_0) / sqrt(k (k + 1) / 6N), above 0 where the control ranks better; p two-sided, normal; p_holm: Holm's step-down over the
+    k - 1 comparisons. scores (N, k): a row per block, a column per method, higher is better -> a row per method but the control, columns
+    z, p, p_holm. Raises ValueError for a control that is no column, fewer than 2 methods or 1 block, or gaps.
+    Source: Demsar 2006, Statistical Comparisons of Classifiers over Multiple Data Sets.
+    """
+    blocks, methods = scores.shape
+    if control not in scores.columns:
+        raise ValueError(f"control = {control!r}: expected one of {', '.join(map(str, scores.columns))}")
+    if methods < 2 or blocks < 1 or scores.isna().any(axis=None):
+        raise ValueError(f"{methods} methods on {blocks} blocks: expected at least 2 methods on at least 1 block, without gaps")
+    ranks = scores.rank(axis=1, ascending=False).mean()
+    z = (ranks.drop(control) - ranks[control]) / np.sqrt(methods * (methods + 1) / (6 * blocks))
+    table = pd.DataFrame({"z": z, "p": 2 * stats.norm.sf(z.abs())})
+    by_p = table["p"].sort_values(kind="stable")
+    steps = (by_p * np.arange(methods - 1, 0, -1)).cummax().clip(upper=1)
+    return table.assign(p_holm=steps)  # which goes by the methods' names
+
+
+def signed_rank_test(a, b) -> tuple[float, float]:
+    """Wilcoxon's signed-rank test of two methods on N blocks: (W, p).
+
+    W: the smaller of the two sums of ranks of |a - b|, pairs without a difference left out; p two-sided, by the normal approximation with
+    its correction for ties, for N above about 10; (0, 1) where no pair differs. a, b: N numbers each, in the same order. Raises ValueError
+    for other shapes or gaps. Source: Demsar 2006; SciPy's ``wilcoxon(zero_method="wilcox")``.
+    """
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    if a.shape != b.shape or a.ndim != 1 or not len(a) or not (np.isfinite(a) & np.isfinite(b)).all():
+        raise ValueError(f"expected two lists of as many finite numbers, one of each for a block: got shapes {a.shape} and {b.shape}")
+    if np.array_equal(a, b):
+        return 0.0, 1.0
+    result = stats.wilcoxon(a, b, zero_method="wilcox", correction=False, method="approx")
+    return float(result.statistic), float(result.pvalue)
 
 
 def pareto_front(points: np.ndarray) -> np.ndarray:

@@ -58,7 +58,7 @@ def computed_as(config: RunConfig) -> RunConfig:
     if len(set(counts.tolist())) == 1:
         config = dataclasses.replace(config, drw=None, tau=None)
     if config.loss != "softmax" and equals_softmax(config.loss, counts, **dict(config.loss_options)):
-        return dataclasses.replace(config, loss="softmax", loss_options=())
+        return dataclasses.replace(config, loss="softmax", loss_options=(), method="")
     return config
 
 

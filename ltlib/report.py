@@ -21,7 +21,16 @@ from ltlib.longtail import GROUPS, base_set
 from ltlib.metrics import exceeds_noise, mean_interval, proportion_interval, student
 
 TEXT_WIDTH = 6.3  # inches: A4 with margins of 2.5 cm
-LOSS_TITLES = {
+
+
+class _Titles(dict):
+    """What a profile of your own names is called by that name."""
+
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+LOSS_TITLES = _Titles({
     "softmax": "Softmax",
     "weighted_softmax": "Weighted softmax",
     "focal": "Focal",
@@ -34,10 +43,37 @@ LOSS_TITLES = {
     "class_balanced_drw": "Class-balanced, DRW",
     "ldam_drw": "LDAM-DRW",
     "logit_adjusted": "Logit adjustment",
-}
-LOSS_SHORT = {"softmax": "Soft", "weighted_softmax": "Weight", "focal": "Focal", "class_balanced": "CB", "balanced_softmax": "BalSoft",
-              "ldam": "LDAM", "equalization": "EQL", "weighted_softmax_drw": "Weight-D", "focal_drw": "Focal-D",
-              "class_balanced_drw": "CB-D", "ldam_drw": "LDAM-D", "logit_adjusted": "LA"}
+    "pf": "PF-loss",
+    "arconvl": "ARConvL",
+    "gbg": "GBG",
+    "gcpl": "GCPL",
+    "affinity": "Affinity",
+    "affinity_043": "Affinity",
+    "wce": "WCE",
+    "focal_alpha": "Focal (α)",
+    "wldam": "Weighted LDAM",
+    "pfh": "PFH-loss",
+    "cpl": "CPL",
+    "cpl_focal": "Focal (CPL)",
+    "cpl_cb": "CB (CPL)",
+    "cpl_cb_focal": "CB Focal (CPL)",
+    "cpl_la": "LA (CPL)",
+    "arconvl_beta0": "ARConvL, β = 0",
+    "arconvl_sigma0": "ARConvL, σ² = 0",
+    "arconvl_c": "ARConvL without centre loss",
+    "arconvl_paper": "ARConvL, the paper's weights",
+    "cosine": "Softmax, cosine head",
+    "gbg_full": "GBG with contrastive term",
+    "gbg_without": "GBG without contrastive term",
+    "gbg_sum": "GBG, equal weights",
+    "gbg_random": "GBG, random groups",
+    "gbg_count": "GBG, head/middle/tail",
+})
+LOSS_SHORT = _Titles({
+    "softmax": "Soft", "weighted_softmax": "Weight", "focal": "Focal", "class_balanced": "CB", "balanced_softmax": "BalSoft",
+    "ldam": "LDAM", "equalization": "EQL", "weighted_softmax_drw": "Weight-D", "focal_drw": "Focal-D", "class_balanced_drw": "CB-D",
+    "ldam_drw": "LDAM-D", "logit_adjusted": "LA", "pf": "PF", "arconvl": "ARC", "gbg": "GBG",
+})
 SET_TITLES = {"balanced": "Balanced", "longtailed": "Long-tailed", "head": "Head", "middle": "Middle", "tail": "Tail",
               "balanced_head": "Head", "balanced_middle": "Middle", "balanced_tail": "Tail"}
 TRAIN_TITLES = {"balanced": "balanced", "longtailed": "long-tailed"}
@@ -219,6 +255,8 @@ def _foot(notes, shown: pd.DataFrame, index_columns: int = 1, characters: int | 
 def latex_signs(text: str) -> str:
     """The signs of our tables in LaTeX."""
     text = text.replace(DAGGER, "$^\\dagger$").replace("−", "$-$").replace("–", "--")
+    for letter, name in zip("αβγσ", ("alpha", "beta", "gamma", "sigma"), strict=True):
+        text = text.replace(letter, f"$\\{name}$")
     return text.replace(" ± ", "\\,$\\pm$\\,").replace("±", "$\\pm$")
 
 

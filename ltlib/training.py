@@ -30,13 +30,13 @@ from torch.nn import functional as F
 from ltlib import backbones
 from ltlib.backbones import Classifier, Weights, build_backbone, build_head, find_weights, is_small, require_weights
 from ltlib.batches import FeatureBatches, ImageBatches
-from ltlib.config import ConfigError, Profile, Recipe, RunConfig, atomic_path, build_dir, cache_dir, dataset_size, exclusive
+from ltlib.config import ConfigError, Profile, Protocol, Recipe, RunConfig, atomic_path, build_dir, cache_dir, dataset_size, exclusive
 from ltlib.datasets import DataError, ImageData, digit_pairs_for_pretraining, load_dataset
 from ltlib.engine import Checkpoints, Diverged, fit, predict, reproducible, threads
 from ltlib.imagefolder import image_files, read_images
-from ltlib.longtail import base_set, make_splits, train_counts
+from ltlib.longtail import base_set, groups, longtailed_counts, make_splits, train_counts
 from ltlib.losses import Loss, build_loss, class_balanced_weights
-from ltlib.metrics import balanced_accuracy, class_hits, evaluate
+from ltlib.metrics import balanced_accuracy, class_hits, evaluate, geometric_mean
 from ltlib.records import (
     Record,
     RecordError,
@@ -104,20 +104,21 @@ def prepare(profile: Profile, say: Callable[[str], None] = print, runs: list[Run
     checkpoint_minutes()
     pretrained = () if profile.mode == "scratch" else profile.backbones
     weights = require_weights([b for b in pretrained if not is_small(b)])
-    data = load_dataset(profile.dataset)
-    say(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images ({data.checksums['origin']})")
+    loaded = {name: load_dataset(name) for name in dict.fromkeys(config.dataset for config in runs)}
+    for data in loaded.values():
+        say(f"data: {data.name}, {len(data.train_images)} training and {len(data.test_images)} test images ({data.checksums['origin']})")
     for name, found in weights.items():
         say(f"weights: {name} from {found.origin}")
     for config in map(computed_as, runs):
         if record := load_record(config):
             found = weights.get(config.backbone)
-            check_origin(record, config, data.checksums, found.checksum if found else None)
+            check_origin(record, config, loaded[config.dataset].checksums, found.checksum if found else None)
 
 
 def weights_for(config: RunConfig, device: torch.device, say: Callable[[str], None] = lambda line: None) -> Weights:
     """The weights that a run starts from: found for timm's names, pretrained on the spot for the small variants, or fresh."""
     if config.mode == "scratch":
-        return backbones.fresh_weights(config.dataset)
+        return backbones.fresh_weights(config.dataset, config.recipe.pixels)
     if not is_small(config.backbone):
         return find_weights(config.backbone)
     _require_pretraining(config)
@@ -355,9 +356,11 @@ def _fit_and_evaluate(config, data: ImageData, splits, counts, weights, device, 
         def validate(model):
             logits, labels = predict(model, val, precision), val.labels.cpu()
             val_loss = F.cross_entropy(criterion.prediction_logits(logits.double()), labels)
-            return {"val_acc": balanced_accuracy(logits, labels), "val_loss": float(val_loss)}
+            found = {"val_acc": balanced_accuracy(logits, labels), "val_loss": float(val_loss), "val_gmean": geometric_mean(logits, labels)}
+            return found | {f"val_{name}": balanced_accuracy(logits[rows], labels[rows]) for name, rows in val_groups.items()}
 
         criterion = build_loss(config.loss, counts, **dict(config.loss_options)).eval()  # without DRW's weights, on the CPU
+        val_groups = _groups_of(val.labels.cpu(), config.protocol, data.num_classes) if val else {}
         said = (lambda line: say(f"{config.describe()}: {line}")) if say_progress else lambda line: None
         progress = Progress(recipe.epochs, said, live_path(config, ".json"))
         curve, picked = fit(model, loss, train, recipe, config.seed, precision=precision, validate=validate if val else None,
@@ -372,6 +375,13 @@ def _fit_and_evaluate(config, data: ImageData, splits, counts, weights, device, 
     evaluations = {choice: {"epoch": epoch} | _evaluations(logits, data, splits, criterion) for choice, (epoch, logits) in choices.items()}
     results = {"curve": curve, "train_images": len(splits.train), "val_images": len(splits.val), "evaluations": evaluations}
     return results, last_logits, last_state
+
+
+def _groups_of(labels: Tensor, protocol: Protocol, num_classes: int) -> dict[str, Tensor]:
+    """Rows of the images of each group that occurs: labels (N,) -> by name, (N,) bool."""
+    ids = groups(protocol.groups, longtailed_counts(protocol, num_classes))
+    member = {name: torch.isin(labels, torch.as_tensor(classes)) for name, classes in ids.items()}
+    return {name: rows for name, rows in member.items() if bool(rows.any())}
 
 
 def _adjust(config: RunConfig, device: torch.device, say, wait: bool, say_progress: bool) -> Record:
@@ -421,7 +431,7 @@ def _image_parts(config, data, splits, weights, device, say):
                             std=weights.std, interpolation=weights.interpolation, device=device, **augmentation)
 
     train = batches(data.train_images, data.train_labels, splits.train, crop_padding=recipe.crop_padding, flip=recipe.flip,
-                    rand_augment=recipe.rand_augment)
+                    rand_augment=recipe.rand_augment, cutout=recipe.cutout, views=recipe.views)
     val = batches(data.train_images, data.train_labels, splits.val) if len(splits.val) else None
     return model, train, val, batches(data.test_images, data.test_labels, splits.tests[base_set(splits.tests)])
 

@@ -80,7 +80,8 @@ def _require_validation(trial: Profile) -> None:
     """Validation images are those that training leaves over: some must be left to choose by."""
     size, protocol = dataset_size(trial.dataset), trial.protocols[0]
     for train_set in trial.train_sets:
-        if not protocol.val_per_class or (train_counts(protocol, train_set, size.num_classes) == size.train_per_class).all():
+        left = protocol.val_per_class and (train_counts(protocol, train_set, size.num_classes) < size.train_per_class).any()
+        if not (left or protocol.val_fraction):
             raise ConfigError(f"{trial.name}: {protocol.name} {train_set}: expected validation images to choose by, and there are none; "
                               "raise val_per_class, or lower balanced_count so that training leaves some images over")
 

@@ -13,6 +13,7 @@ from ltlib.backbones import (
     SMALL,
     Classifier,
     CosineHead,
+    DistanceHead,
     MissingWeights,
     build_backbone,
     build_head,
@@ -230,3 +231,118 @@ def test_a_vit_takes_another_resolution_with_its_position_embeddings_resampled()
     assert model.eval()(torch.zeros(1, 3, 128, 128)).shape == (1, 192)
     assert build_backbone("vit_tiny_patch16_224", None, 224).pos_embed.shape == (1, 1 + 14 * 14, 192)
     assert build_backbone("mobilenetv2_035", None, 96)(torch.zeros(2, 3, 96, 96)).shape == (2, 1280)
+
+
+# ------------------------------------------------------------------------------- the nets of the three papers
+
+
+def conv(channels, out_channels, size, bias=True):
+    return out_channels * (channels * size**2 + bias)
+
+
+STAGE = conv(32, 32, 3) + conv(32, 64, 3) + conv(64, 64, 3)
+NETS = {  # features, side of the image, parameters, counted by hand
+    "pf_cnn": (128, 28, conv(1, 32, 3) + conv(32, 64, 3) + 128 * (64 * 12**2 + 1)),
+    "pf_binary_cnn": (84, 32, conv(3, 6, 5) + conv(6, 16, 5) + 120 * (16 * 5**2 + 1) + 84 * 121),
+    "arconvl_cnn": (64, 28, conv(1, 32, 3) + STAGE + 64 * (64 * 7**2 + 1) + 2 * 64),
+    "arconvl_cnn2": (2, 28, conv(1, 32, 3) + STAGE + 2 * (64 * 7**2 + 1) + 2 * 2),
+    # He et al. 2016, table 6: 0.66 M, with the linear layer; two more blocks a stage than ResNet-32
+    "resnet44": (64, 32, 464_154 - 650 + sum(4 * (conv(c, c, 3, False) + 2 * c) for c in (16, 32, 64))),
+    "resnet18_cifar": (512, 32, 11_173_962 - 5130),  # 11.17 M, as CIFAR code has it, without the linear layer
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_nets_of_the_papers_have_their_features_and_their_parameters(name):
+    features, side, parameters = NETS[name]
+    model = build_backbone(name, None, side)
+    assert model.num_features == features
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    assert model(torch.rand(2, 3, side, side)).shape == (2, features)
+    assert backbones.backbone_title(name) != name
+
+
+@pytest.mark.parametrize("name", ["pf_cnn", "arconvl_cnn"])
+def test_nets_for_grey_images_look_at_one_of_the_equal_channels(name):
+    model, x = build_backbone(name, None).eval(), torch.rand(2, 3, 28, 28)
+    others = x.clone()
+    others[:, 1:] = 0
+    assert torch.equal(model(x), model(others))
+    assert not torch.equal(model(x), model(0.5 * x))
+
+
+def test_the_binary_net_looks_at_all_channels():
+    model, x = build_backbone("pf_binary_cnn", None).eval(), torch.rand(2, 3, 32, 32)
+    for channel in range(3):
+        other = x.clone()
+        other[:, channel] = 0
+        assert not torch.equal(model(x), model(other))
+
+
+def test_the_stem_of_the_small_resnet18_keeps_the_resolution():
+    model = build_backbone("resnet18_cifar", None).eval()
+    assert model.forward_features(torch.zeros(1, 3, 32, 32)).shape == (1, 512, 4, 4)
+
+
+def test_the_penultimate_layers_are_those_of_the_papers():
+    torch.manual_seed(0)
+    x = torch.rand(64, 3, 28, 28)
+    pf = build_backbone("pf_cnn", None)
+    assert (pf.eval()(x) >= 0).all(), "a ReLU"
+    zeros = [(pf.train()(x) == 0).float().mean() - (pf.eval()(x) == 0).float().mean() for _ in range(3)]
+    assert np.mean([float(z) for z in zeros]) == pytest.approx((pf.eval()(x) > 0).float().mean().item() / 2, abs=0.05), "dropout of a half"
+    features = build_backbone("arconvl_cnn", None).train()(1000 * x)  # so that the variance is large beside the eps of its inverse
+    torch.testing.assert_close(features.mean(0), torch.zeros(64), rtol=0, atol=1e-4)
+    torch.testing.assert_close(features.std(0, unbiased=False), torch.ones(64), rtol=0, atol=1e-2)
+
+
+# ------------------------------------------------------------------------------------------ distance head
+
+
+def test_the_distance_head_gives_minus_squared_distances():
+    head = build_head("distance", 5, 3)
+    assert isinstance(head, DistanceHead)
+    x = torch.randn(4, 5)
+    expected = torch.tensor([[-sum((a - b) ** 2 for a, b in zip(row, centre, strict=True)) for centre in head.weight.tolist()]
+                             for row in x.tolist()])
+    torch.testing.assert_close(head(x).detach(), expected)
+
+
+def test_the_distance_head_keeps_small_distances_of_far_points_and_the_gradient_of_none():
+    head = build_head("distance", 4, 2)
+    head.weight = torch.nn.Parameter(torch.full((2, 4), 1000.0))
+    x = torch.full((1, 4), 1000.0)
+    x[0, 0] += 0.5
+    assert head(x)[0, 0] == -0.25
+    z = head(x[:, :] * 0 + 1000)
+    z.sum().backward()
+    assert torch.equal(z, torch.zeros(1, 2))
+    assert torch.equal(head.weight.grad, torch.zeros(2, 4))
+
+
+def test_centres_start_uniform_with_the_classes_as_fan_in():
+    torch.manual_seed(0)
+    weight = build_head("distance", 10_000, 6).weight
+    assert weight.shape == (6, 10_000)
+    assert weight.abs().max() <= 1
+    assert weight.std().item() == pytest.approx(1 / 3**0.5, rel=0.02)
+
+
+def test_a_classifier_gives_its_features_too_when_asked():
+    model = Classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4)), build_head("distance", 4, 3)).eval()
+    x = torch.randn(2, 3, 2, 2)
+    logits, features = model(x, return_features=True)
+    assert torch.equal(features, model.backbone(x))
+    assert torch.equal(logits, model.head(features))
+    assert torch.equal(logits, model(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert {t.dtype for t in model(x, return_features=True)} == {torch.float32}
+
+
+@pytest.mark.parametrize(("dataset", "mean"), [("fashion_mnist", 0.2860), ("cifar10_class3", 0.4914), ("cifar100_class19", 0.4914),
+                                               ("svhn", 0.4377), ("mnist", 0.1307), ("digits", 0.5)])
+def test_fresh_models_see_images_normalised_as_their_data_set_is_or_as_they_are(dataset, mean):
+    assert fresh_weights(dataset).mean[0] == mean
+    raw = fresh_weights(dataset, "raw")
+    x = (200 / 255 - np.array(raw.mean)) / np.array(raw.std)
+    np.testing.assert_allclose(x, 200)

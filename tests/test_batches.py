@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltlib.batches import OPERATIONS, FeatureBatches, ImageBatches, rand_augment, stream
+from ltlib.batches import HUES, OPERATIONS, POLICIES, FeatureBatches, ImageBatches, auto_augment, rand_augment, simclr_view, stream
 
 N = 23
 IMAGES = np.random.default_rng(0).integers(0, 256, (N, 8, 8, 3), dtype=np.uint8)
@@ -260,3 +260,232 @@ def test_images_with_other_operations_are_left_alone():
     rest = torch.arange(N) != 3
     assert torch.equal(out[rest], images[rest])
     assert not torch.equal(out[3], images[3])
+
+
+# -------------------------------------------------------------------------------------------------- Cutout
+
+
+@pytest.mark.parametrize("side", [1, 4, 5, 20])
+def test_cutout_blanks_a_square_around_a_random_pixel_after_normalising(side):
+    """Against a slow reference; what the square has outside of the image is lost."""
+    changes = dict(mean=MEAN, std=STD, cutout=side)
+    holes = image_batches(**changes)._draw(4, 2)["holes"]
+    plain, index = map(torch.cat, zip(*image_batches(mean=MEAN, std=STD).epoch(4, 2), strict=True))
+    blanked, again = map(torch.cat, zip(*image_batches(**changes).epoch(4, 2), strict=True))
+    assert torch.equal(index, again)
+    for before, after, i in zip(plain, blanked, index.tolist(), strict=True):
+        (row, column), expected = holes[:, i].tolist(), before.clone()
+        for r, c in itertools.product(range(8), range(8)):
+            if -(side // 2) <= r - row < side - side // 2 and -(side // 2) <= c - column < side - side // 2:
+                expected[:, r, c] = 0
+        assert torch.equal(after, expected)
+
+
+def test_the_holes_of_cutout_are_everywhere_and_depend_on_seed_epoch_and_image():
+    n = 2000
+    batches = image_batches(np.zeros((n, 3, 5, 3), np.uint8), np.arange(n), resolution=3, cutout=2)
+    rows, columns = holes = batches._draw(0, 0)["holes"]
+    assert (rows.bincount() / n - 1 / 3).abs().max() < 0.05
+    assert (columns.bincount() / n - 1 / 5).abs().max() < 0.05
+    assert rows.bincount().numel() == 3
+    assert columns.bincount().numel() == 5
+    assert torch.equal(batches._draw(0, 0)["holes"], holes)
+    assert not torch.equal(batches._draw(0, 1)["holes"], holes)
+    assert not torch.equal(batches._draw(1, 0)["holes"], holes)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, N])
+def test_cutout_of_an_image_does_not_depend_on_the_batch_it_is_in(batch_size):
+    assert torch.equal(augmented(cutout=3, batch_size=batch_size), augmented(cutout=3))
+
+
+def test_evaluation_has_no_holes_and_one_view():
+    x = torch.cat(list(image_batches(cutout=5, views="contrastive").in_order()))
+    np.testing.assert_allclose(x.permute(0, 2, 3, 1) * 255, IMAGES, atol=1e-3)
+    assert torch.equal(image_batches(cutout=5, views="contrastive", crop_padding=2, flip=True).take(torch.tensor([7, 3])), x[[7, 3]])
+
+
+# ---------------------------------------------------------------------------------------- contrastive views
+
+
+def contrastive(seed=0, epoch=0, **changes):
+    """The three views of an epoch's images, (3, N, 3, R, R), in the stored order."""
+    views, indices = [], []
+    for x, index in image_batches(views="contrastive", **changes).epoch(seed, epoch):
+        assert len(x) == 3 * len(index)
+        views.append(x.unflatten(0, (3, -1)))
+        indices.append(index)
+    return torch.cat(views, 1)[:, torch.cat(indices).argsort()]
+
+
+AS_STORED = torch.from_numpy(IMAGES).permute(0, 3, 1, 2)
+
+
+def test_the_first_view_is_auto_augments_of_the_cropped_image_and_the_others_are_simclrs_of_the_whole():
+    changes = dict(crop_padding=3, flip=True)
+    first, *others = contrastive(2, 1, **changes)
+    drawn = image_batches(views="contrastive", **changes)._draw(2, 1)
+    cropped = (augmented(2, 1) * 255).round().to(torch.uint8)
+    expected = auto_augment(cropped, drawn["policies"], drawn["chances"], drawn["signs"])
+    torch.testing.assert_close(first * 255, expected.float(), rtol=0, atol=1e-3)
+    for view, u in zip(others, drawn["simclr"], strict=True):
+        torch.testing.assert_close(view * 255, simclr_view(AS_STORED, u), rtol=0, atol=2e-3)
+    assert not torch.equal(*others)
+
+
+def test_cutout_is_the_first_views_alone():
+    grey = np.full((N, 8, 8, 3), 200, np.uint8)
+    batches = image_batches(grey, cutout=3, views="contrastive")
+    for x, index in batches.epoch(0, 0):
+        rows, columns = batches._draw(0, 0)["holes"][:, index]
+        black = (x == 0).all(1)[torch.arange(len(x)), rows.repeat(3), columns.repeat(3)]
+        assert black[: len(index)].all()
+        assert not black[len(index) :].any()
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, N])
+def test_the_views_of_an_image_do_not_depend_on_the_batch_it_is_in(batch_size):
+    torch.testing.assert_close(contrastive(batch_size=batch_size), contrastive(), rtol=0, atol=1e-5)
+
+
+def test_views_change_with_seed_and_epoch_come_back_and_stay_in_range():
+    views = contrastive(crop_padding=3, flip=True)
+    assert torch.equal(views, contrastive(crop_padding=3, flip=True))
+    for other in (contrastive(epoch=1, crop_padding=3, flip=True), contrastive(seed=1, crop_padding=3, flip=True)):
+        assert all((a != b).flatten(1).any(1).float().mean() > 0.6 for a, b in zip(views, other, strict=True))
+    assert views.isfinite().all()
+    assert views.min() >= 0
+    assert views.max() <= 1 + 1e-6
+
+
+def test_views_are_scaled_and_normalised_like_any_image():
+    grey = np.full((N, 8, 8, 3), 128, np.uint8)
+    for x, _ in image_batches(grey, views="contrastive", resolution=12, mean=MEAN, std=STD).epoch(0, 0):
+        assert x.shape[1:] == (3, 12, 12)
+        assert x.is_contiguous(memory_format=torch.channels_last)
+        plain = x * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)  # 0 to 1, and what bicubic scaling adds at edges
+        assert -0.2 < plain.min() < plain.max() < 1.2
+
+
+def test_views_that_nobody_knows_are_refused():
+    with pytest.raises(ValueError, match="views = 'two': expected one, contrastive"):
+        image_batches(views="two")
+
+
+# ---------------------------------------------------------------------------------------------- AutoAugment
+
+
+def run_policy(images, policy, first=True, second=True, sign=1):
+    """The operations of one policy: those that are asked for, whatever their probability, unless that is 0."""
+    n = len(images)
+    chances = torch.tensor([[0.0 if first else 1.0], [0.0 if second else 1.0]]).expand(2, n)
+    return auto_augment(images, torch.full((n,), policy), chances, torch.full((2, n), sign))
+
+
+@pytest.mark.parametrize("policy", range(len(POLICIES)))
+def test_each_operation_of_a_policy_is_torchvisions_own(policy):
+    """Image by image, as torchvision's AutoAugment applies it, whose magnitudes are rounded to float32: a grey value more or less."""
+    from torchvision.transforms import AutoAugment, AutoAugmentPolicy, InterpolationMode
+    from torchvision.transforms.autoaugment import _apply_op
+
+    images = AS_STORED.repeat_interleave(4, 2).repeat_interleave(4, 3)[:6]  # 32 px
+    theirs = AutoAugment(AutoAugmentPolicy.CIFAR10)
+    for step, (operation, probability, number) in enumerate(theirs.policies[policy]):
+        magnitudes, signed = theirs._augmentation_space(10, (32, 32))[operation]
+        for sign in (-1, 1) if signed else (1,):
+            magnitude = sign * float(magnitudes[number]) if number is not None else 0.0
+            if operation.startswith("Translate"):
+                magnitude = round(magnitude)  # theirs cuts the fraction of a pixel off
+            expected = torch.stack([_apply_op(image, operation, magnitude, InterpolationMode.NEAREST, None) for image in images])
+            ours = run_policy(images, policy, step == 0, step == 1, sign)
+            difference = (ours.int() - (expected if probability else images).int()).abs()
+            assert difference.max() <= 1
+
+
+@pytest.mark.parametrize("policy", range(len(POLICIES)))
+def test_the_second_operation_of_a_policy_comes_after_the_first(policy):
+    both = run_policy(AS_STORED, policy)
+    assert torch.equal(both, run_policy(run_policy(AS_STORED, policy, second=False), policy, first=False))
+    assert torch.equal(run_policy(AS_STORED, policy, False, False), AS_STORED)
+
+
+def test_an_operation_happens_with_its_probability():
+    chances = torch.linspace(0, 0.999, 101)
+    images, ones = AS_STORED[:1].expand(101, -1, -1, -1), torch.ones(2, 101)
+    inverting = [(number, first[1]) for number, (first, _) in enumerate(POLICIES) if first[0] == "Invert"]  # which leaves no image as it is
+    for policy, probability in inverting:
+        out = auto_augment(images, torch.full((101,), policy), torch.stack([chances, ones[0]]), ones.long())
+        assert torch.equal((out != images).flatten(1).any(1), chances < probability)
+    assert inverting
+
+
+def test_images_with_different_policies_do_not_mix():
+    generator = torch.Generator().manual_seed(0)
+    policies = torch.randint(len(POLICIES), (N,), generator=generator)
+    chances, signs = torch.rand(2, N, generator=generator), torch.randint(0, 2, (2, N), generator=generator) * 2 - 1
+    together = auto_augment(AS_STORED, policies, chances, signs)
+    alone = [auto_augment(AS_STORED[i : i + 1], policies[i : i + 1], chances[:, i : i + 1], signs[:, i : i + 1]) for i in range(N)]
+    assert torch.equal(together, torch.cat(alone))
+    assert torch.equal(auto_augment(AS_STORED, policies, torch.ones(2, N), signs), AS_STORED)
+    assert together.dtype == torch.uint8
+
+
+# ---------------------------------------------------------------------------------------------- SimCLR's view
+
+# area 1, as wide as high, in the middle; no flip; brightness, contrast, saturation and hue as they are; no jitter; no grey
+SAME = [1.0, 0.5, 0.5, 0.5, 0.9, 0.5, 0.5, 0.5, 0.5, 0.9, 0.9]
+
+
+def view(images=AS_STORED, **changes):
+    """What simclr_view makes of the images with ``SAME`` but for u1=..., u10=..."""
+    u = torch.tensor([changes.get(f"u{i}", same) for i, same in enumerate(SAME)])
+    return simclr_view(images, u[:, None].expand(11, len(images)))
+
+
+def test_a_view_of_everything_without_flip_or_jitter_is_the_image():
+    torch.testing.assert_close(view(), AS_STORED.float(), rtol=0, atol=1e-2)
+    torch.testing.assert_close(view(u9=0.1), AS_STORED.float(), rtol=0, atol=0.1)  # a jitter that changes nothing
+
+
+def test_a_view_is_flipped_jittered_and_grey_where_it_is_drawn():
+    x = AS_STORED.float()
+    torch.testing.assert_close(view(u4=0.1), x.flip(3), rtol=0, atol=1e-2)
+    grey = (0.2989 * x[:, 0] + 0.587 * x[:, 1] + 0.114 * x[:, 2])[:, None]
+    torch.testing.assert_close(view(u10=0.1), grey.expand(-1, 3, -1, -1), rtol=0, atol=1e-2)
+    assert torch.equal(view(u9=0.85, u5=0.0), view()), "jitter has the probability 0.8"
+    torch.testing.assert_close(view(u9=0.1, u5=0.0), 0.6 * x, rtol=0, atol=0.1)
+    mean = grey.mean((1, 2, 3), keepdim=True)
+    torch.testing.assert_close(view(u9=0.1, u6=0.0), 0.6 * x + 0.4 * mean, rtol=0, atol=0.1)
+    torch.testing.assert_close(view(u9=0.1, u7=0.0), 0.6 * x + 0.4 * grey, rtol=0, atol=0.1)
+    torch.testing.assert_close(view(u9=0.1, u5=1.0), (1.4 * x).clamp(0, 255), rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("turn", range(HUES))
+def test_hue_turns_by_a_tenth_at_most(turn):
+    from torchvision.transforms.functional import adjust_hue
+
+    expected = 255 * adjust_hue(AS_STORED.float() / 255, -0.1 + 0.2 * turn / (HUES - 1))
+    torch.testing.assert_close(view(u9=0.1, u8=(turn + 0.5) / HUES), expected, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize(("area", "ratio", "x", "y"), [(0.0, 0.5, 0.0, 0.0), (0.3, 0.0, 1.0, 0.5), (0.5, 0.9, 0.2, 0.8)])
+def test_a_crop_shows_the_part_that_is_drawn(area, ratio, x, y):
+    """On a ramp of pixel coordinates, which linear interpolation keeps."""
+    ramp = torch.arange(20.0).expand(1, 20, 20)
+    image = torch.stack([10 * ramp, 10 * ramp.mT, 0 * ramp], 1).to(torch.uint8)
+    share, wide = 0.2 + 0.8 * area, math.exp(math.log(3 / 4) + ratio * math.log(16 / 9))
+    width, height = 20 * math.sqrt(share * wide), 20 * math.sqrt(share / wide)
+    out = view(image, u0=area, u1=ratio, u2=x, u3=y)[0] / 10
+    columns = (20 - width) * x + (torch.arange(20) + 0.5) * width / 20 - 0.5
+    rows = (20 - height) * y + (torch.arange(20) + 0.5) * height / 20 - 0.5
+    torch.testing.assert_close(out[0], columns.clamp(0, 19).expand(20, 20), rtol=0, atol=1e-3)
+    torch.testing.assert_close(out[1], rows.clamp(0, 19)[:, None].expand(20, 20), rtol=0, atol=1e-3)
+
+
+@given(seed=st.integers(0, 10**6))
+@examples
+def test_any_view_is_within_the_range_of_pixels(seed):
+    out = simclr_view(AS_STORED, torch.rand(11, N, generator=torch.Generator().manual_seed(seed)))
+    assert out.shape == AS_STORED.shape
+    assert out.min() >= 0
+    assert out.max() <= 255 + 1e-3

@@ -6,7 +6,7 @@ from torch import nn
 
 from ltlib import bench
 from ltlib.backbones import build_backbone
-from ltlib.bench import PLAIN, batch_rates, loss_times, matrix_rate, step_times, train_flops, training_rates
+from ltlib.bench import PLAIN, batch_rates, loss_times, matrix_rate, method_times, step_times, train_flops, training_rates
 from ltlib.config import load_profile
 from ltlib.losses import LOSSES
 
@@ -45,6 +45,16 @@ def test_a_step_of_the_engine_is_timed_beside_the_bare_one():
     assert row["overhead (%)"] < 60  # 5 % in make bench, with batches of 128 on a quiet machine
 
 
+def test_the_methods_are_timed_beside_softmax_and_gbg_without_its_group_passes():
+    table = method_times(seconds=0.5, batch=32)
+    assert table.index.tolist() == ["softmax", "pf", "arconvl", "gbg"]
+    assert table.loc["softmax", "ratio"] == 1
+    gbg = table.loc["gbg"]
+    assert gbg["ratio beyond them"] == pytest.approx((gbg["ms"] - gbg["group passes (ms)"]) / table.loc["softmax", "ms"])
+    assert gbg["ratio"] > 1.5  # it goes backward once for every group
+    assert table.loc[["pf", "arconvl"], "ratio"].max() < 2  # 1.2 in make bench, with batches of 256 on a quiet machine
+
+
 def test_depthwise_convolutions_are_counted_by_what_they_multiply():
     model = nn.Sequential(nn.Conv2d(3, 8, 1, bias=False), nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False))
     macs = 3 * 8 * 10 * 10 + 8 * 9 * 10 * 10
@@ -80,7 +90,8 @@ def profile_counts(profile):
 def test_the_report_says_what_was_measured_on_what(monkeypatch, capsys):
     monkeypatch.setenv("DEVICE", "cpu")
     monkeypatch.setattr(bench, "step_times", lambda **options: step_times(**options, models=(("resnet32", 32, 4),)))
+    monkeypatch.setattr(bench, "method_times", lambda **options: method_times(**options, batch=4))
     bench.report(seconds=0.1)
     said = capsys.readouterr().out
-    for part in ("CPU", "torch", *LOSSES, "this workbook", "224 px", "overhead (%)"):
+    for part in ("CPU", "torch", *LOSSES, "this workbook", "224 px", "overhead (%)", "gbg"):
         assert part in said

@@ -102,7 +102,7 @@ def test_every_profile_says_everything_that_it_deviates_in(name):
 @pytest.mark.parametrize("name", profile_names())
 def test_loss_options_of_every_profile_build(name):
     for run in load_profile(name).configs():
-        build_loss(run.loss, [2, 1], **dict(run.loss_options))
+        build_loss(run.loss, [2, 1, 1, 1], **dict(run.loss_options))
 
 
 def test_the_designs_profiles_are_there():
@@ -177,6 +177,39 @@ def test_options_of_variants(load):
     assert adjusted.tau == 0.5
 
 
+METHODS = """
+[methods.cpl]
+loss = "softmax"
+head = "distance"
+[methods.wldam]
+loss = "ldam"
+options = { weighting = "inverse" }
+[methods.late_drw]
+loss = "arconvl"
+[loss_options.ldam]
+scale = 20.0
+"""
+
+
+def test_methods_are_losses_with_options_and_heads_of_their_own(load):
+    profile = load(more=METHODS, losses=["softmax", "cpl", "wldam", "ldam", "late_drw"], seeds=[0])
+    runs = profile.configs()
+    assert {(c.variant, c.loss, c.head, c.loss_options, c.drw, c.method) for c in runs} == {
+        ("softmax", "softmax", "linear", (), None, ""), ("cpl", "softmax", "distance", (), None, "cpl"),
+        ("wldam", "ldam", "cosine", (("weighting", "inverse"),), None, "wldam"), ("ldam", "ldam", "cosine", (("scale", 20.0),), None, ""),
+        ("late_drw", "arconvl", "distance", (), None, "late_drw")}
+    assert all(f"-{c.variant}-" in c.id and f", {c.variant}," in c.describe() for c in runs)
+    assert len({c.id for c in runs}) == len(runs)
+
+
+def test_a_method_that_is_softmax_on_equal_counts_is_answered_by_the_softmax_run(load):
+    more = '[methods.wce]\nloss = "weighted_softmax"\noptions = { weighting = "inverse" }\n'
+    profile = load(more=more, losses=["softmax", "wce"], seeds=[0], protocols=["thesis"], backbones=["vit_small32"])
+    runs = {(c.train_set, c.variant): c for c in profile.configs()}
+    assert computed_as(runs["balanced", "wce"]).id == runs["balanced", "softmax"].id
+    assert computed_as(runs["longtailed", "wce"]) == runs["longtailed", "wce"]
+
+
 def test_protocols_and_training_sets_can_be_narrowed(load):
     profile = load(protocols=["other"], train_sets=["longtailed"])
     assert {(c.protocol.name, c.train_set) for c in profile.configs()} == {("other", "longtailed")}
@@ -224,11 +257,40 @@ def test_records_made_before_a_field_was_added_keep_their_ids():
     """The ids of committed records: fields that came later are left out while they have their default."""
     stored = {path.stem for path in (config.ROOT / "results" / "probe").glob("*.json")}
     now = {computed_as(run).id for run in load_profile("probe", ["mobilenetv2_100", "vit_tiny_patch16_224"]).configs()}
-    assert len(stored) == 120
+    assert len([name for name in stored if "-pf-s" not in name and "-arconvl-s" not in name]) == 120  # of the seven losses
     assert stored <= now
-    later = {"layer_decay", "clip_grad", "ema", "rand_augment", "decay_all", "compile", "tau"}
-    assert not later & {*run_config().to_dict(), *run_config().to_dict()["recipe"]}
+    later = {"layer_decay", "clip_grad", "ema", "rand_augment", "decay_all", "compile", "tau", "pick", "pixels", "cutout", "views",
+             "method", "imbalance", "val_fraction", "counts"}
+    values = run_config().to_dict()
+    assert not later & {*values, *values["recipe"], *values["protocol"]}
     assert run_config(recipe=Recipe(**RECIPE, ema=0.9)).to_dict()["recipe"]["ema"] == 0.9
+
+
+COMMITTED = sorted((config.ROOT / "results").rglob("*-s*-*.json"))
+
+
+def from_dict(kind, values):
+    """The dataclass of a record's JSON values."""
+    values = dict(values)
+    for name, inner in (("protocol", Protocol), ("recipe", Recipe), ("pretraining", Pretraining)):
+        if isinstance(values.get(name), dict):
+            values[name] = from_dict(inner, values[name])
+    for name in ("counts", "milestones"):
+        if name in values:
+            values[name] = tuple(values[name])
+    if "loss_options" in values:
+        values["loss_options"] = tuple(values["loss_options"].items())
+    return kind(**values)
+
+
+def test_every_committed_record_is_the_run_that_its_name_says():
+    """Of fields that came after it, it has the defaults."""
+    assert len(COMMITTED) > 100
+    for path in COMMITTED:
+        values = json.loads(path.read_text())["config"]
+        run = from_dict(RunConfig, values)
+        assert run.id == path.stem
+        assert run.to_dict() == values
 
 
 def test_a_protocol_is_found_by_its_name(load):
@@ -249,6 +311,7 @@ def test_whole_numbers_are_taken_where_a_number_is_wanted(load):
     ("old", "new", "message"),
     [
         # unknown keys, with a hint where there is a near one
+        ("seeds = ", "notebooks = ['19_gb']\nseeds = ", r"notebooks = '19_gb': expected one of 01_.*did you mean '19_gbg'"),
         ("seeds = ", "seed = ", r"key = 'seed': .*did you mean 'seeds'"),
         ("batch_size", "batchsize", r"recipe: key = 'batchsize': .*did you mean 'batch_size'"),
         ("max_count", "maxcount", r"protocols\[0\]: key = 'maxcount': .*did you mean 'max_count'"),
@@ -321,6 +384,15 @@ def test_a_profile_without_tables_of_protocols_is_refused(tmp_path, table):
         ("[loss_options]\nldam = 3", r"loss_options.ldam = 3: expected a table like \[loss_options.ldam\]"),
         ("[pretraining]\nimages = 0\n[pretraining.recipe]\n" + PROFILE.split("[recipe]")[1], r"pretraining: images = 0: expected"),
         ("[pretraining]\nimages = 9", r"pretraining: the key 'recipe' is missing \(a table\)"),
+        ("[methods.softmax]\nloss = 'focal'", r"methods.softmax = 'softmax': expected a name that no loss has already"),
+        ("[methods.gbg]\nloss = 'gbg'", r"methods.gbg = 'gbg': expected a name that no loss has already"),
+        ("[methods.logit_adjusted]\nloss = 'focal'", r"expected a name that no loss has already"),
+        ("[methods.My-Loss]\nloss = 'focal'", r"methods.My-Loss = 'My-Loss': expected small letters, digits and underscores"),
+        ("[methods]\ncpl = 'softmax'", r"methods.cpl = 'softmax': expected a table like \[methods.cpl\]"),
+        ("[methods.cpl]\nhead = 'distance'", r"methods.cpl: loss = None: expected one of softmax"),
+        ("[methods.cpl]\nloss = 'softmaxx'", r"methods.cpl: loss = 'softmaxx'.*did you mean 'softmax'"),
+        ("[methods.cpl]\nloss = 'softmax'\noption = { a = 1 }", r"methods.cpl: key = 'option'.*did you mean 'options'"),
+        ("[methods.cpl]\nloss = 'softmax'\noptions = 3", r"methods.cpl: options = 3: expected a table"),
     ],
 )
 def test_a_mistake_in_an_optional_table_is_named(load, more, message):
@@ -374,6 +446,11 @@ def test_a_path_that_does_not_exist_is_refused(tmp_path):
         ({"clip_grad": -1.0}, "clip_grad = -1.0"),
         ({"ema": 1.0}, "ema = 1.0: expected 0 <= ema < 1"),
         ({"rand_augment": 31}, "rand_augment = 31: expected 0 to 30"),
+        ({"pick": "g-mean"}, "pick = 'g-mean'.*did you mean 'gmean'"),
+        ({"pixels": "rwa"}, "pixels = 'rwa'.*did you mean 'raw'"),
+        ({"cutout": -1}, "cutout = -1: expected a number of pixels, or 0"),
+        ({"views": "two"}, "views = 'two': expected one of one, contrastive"),
+        ({"views": "contrastive", "rand_augment": 9}, "rand_augment = 9: expected 0 with views = \"contrastive\""),
     ],
 )
 def test_impossible_recipe_is_refused(changes, message):
@@ -390,6 +467,36 @@ def test_impossible_protocol_is_refused(field):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"imbalance": "steps"}, "imbalance = 'steps'.*did you mean 'step'"),
+        ({"groups": "steps"}, "groups = 'steps'.*did you mean 'step'"),
+        ({"val_fraction": 0.1}, "val_fraction = 0.1: expected 0, or val_per_class = 0"),
+        ({"val_fraction": 1.0, "val_per_class": 0}, "val_fraction = 1.0: expected 0 <= val_fraction < 1"),
+        ({"val_fraction": -0.1, "val_per_class": 0}, "val_fraction = -0.1: expected 0 <= val_fraction < 1"),
+        ({"val_fraction": float("nan"), "val_per_class": 0}, "val_fraction = nan: expected 0 <= val_fraction < 1"),
+        ({"val_fraction": 0.1, "val_per_class": 0, "counts": (100, 1)}, "val_fraction = 0.1: expected 0: own class counts"),
+    ],
+)
+def test_protocol_with_an_impossible_step_or_share_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Protocol(**{**PROTOCOL, **changes})
+
+
+CONTRASTIVE = Recipe(**RECIPE, views="contrastive")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss": "ldam", "head": "distance"}, r"head = 'distance' with loss = 'ldam': expected head = 'cosine'"),
+        ({"loss": "arconvl", "head": "linear"}, r"head = 'linear' with loss = 'arconvl': expected head = 'distance'"),
+        ({"loss": "gbg", "head": "distance"}, r"head = 'distance' with loss = 'gbg': expected head = 'cosine'"),
+        ({"loss": "gbg", "mode": "probe"}, r"mode = 'probe': expected finetune or scratch with loss = 'gbg'"),
+        ({"loss": "gbg", "recipe": Recipe(**RECIPE, compile=True)}, r"compile = True: expected false with loss = 'gbg'"),
+        ({"loss": "gbg", "loss_options": (("beta", 1.6),)}, r"views = 'one': expected 'contrastive' with beta > 0"),
+        ({"loss": "softmax", "recipe": CONTRASTIVE}, r"views = 'contrastive': expected 'one': only loss = 'gbg'"),
+        ({"loss": "softmax", "recipe": Recipe(**RECIPE, pixels="raw")}, r"pixels = 'raw': expected 'normalised', or mode = 'scratch'"),
+        ({"loss": "pf", "drw": 0.8}, r"drw = 0.8: expected a loss out of"),
+        ({"loss": "arconvl", "tau": 1.0}, r"tau = 1.0: expected loss = 'softmax'"),
         ({"loss": "ldam", "head": "linear"}, r"head = 'linear' with loss = 'ldam': expected head = 'cosine'"),
         ({"loss": "softmax", "head": "cosine"}, r"head = 'cosine' with loss = 'softmax': expected head = 'linear'"),
         ({"loss": "ldam", "head": "cosin"}, r"head = 'cosin'.*did you mean 'cosine'"),
@@ -412,9 +519,21 @@ def test_impossible_run_is_refused(changes, message):
         run_config(**changes)
 
 
-@pytest.mark.parametrize("loss", config.LOSS_NAMES)
+HEADS = {"ldam": "cosine", "gbg": "cosine", "gcpl": "distance", "affinity": "distance", "arconvl": "distance"}
+
+
+@pytest.mark.parametrize("loss", config.LOSS_NAMES + config.METHODS)
 def test_the_head_follows_the_loss(loss):
-    assert run_config(loss=loss).head == ("cosine" if loss == "ldam" else "linear")
+    assert run_config(loss=loss).head == HEADS.get(loss, "linear")
+
+
+@pytest.mark.parametrize("loss", [name for name in config.LOSS_NAMES + config.METHODS if name not in HEADS])
+def test_losses_of_unbounded_logits_take_distances_too(loss):
+    assert run_config(loss=loss, head="distance").id != run_config(loss=loss).id
+
+
+def test_the_contrastive_term_with_its_views_is_a_run():
+    assert run_config(loss="gbg", loss_options=(("beta", 1.6),), recipe=CONTRASTIVE).head == "cosine"
 
 
 def test_configs_are_frozen():
@@ -427,7 +546,8 @@ def test_configs_are_frozen():
 
 def other_value(value):
     """A permitted value of the same type, other than this one."""
-    names = {"adamw": "sgd", "cosine": "step", "float32": "bfloat16", "thesis": "survey"}
+    names = {"adamw": "sgd", "cosine": "step", "float32": "bfloat16", "thesis": "survey", "exponential": "step", "accuracy": "gmean",
+             "normalised": "raw", "one": "contrastive"}
     if isinstance(value, bool):
         return not value
     if isinstance(value, str):
@@ -440,14 +560,21 @@ def test_the_id_changes_with_each_field_of_the_recipe(field):
     recipe = Recipe(**RECIPE, schedule="step")
     value = "cosine" if field == "schedule" else other_value(getattr(recipe, field))
     changed = dataclasses.replace(recipe, **{field: value})
-    assert run_config(recipe=changed).id != run_config(recipe=recipe).id
+    loss = {"loss": "gbg", "train_set": "longtailed"} if field == "views" else {}
+    mode = "scratch" if field == "pixels" else "finetune"
+    assert run_config(recipe=changed, mode=mode, **loss).id != run_config(recipe=recipe, mode=mode, **loss).id
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Protocol) if f.name != "counts"])
 def test_the_id_changes_with_each_field_of_the_protocol(field):
-    protocol = Protocol(**{**PROTOCOL, "test_per_class": 40})
+    protocol = Protocol(**{**PROTOCOL, "test_per_class": 40} | ({"val_per_class": 0} if field == "val_fraction" else {}))
     changed = dataclasses.replace(protocol, **{field: other_value(getattr(protocol, field))})
     assert run_config(protocol=changed).id != run_config(protocol=protocol).id
+
+
+def test_a_method_is_called_by_its_name():
+    profile = load_profile("pf_loss")
+    assert [profile.config("pf_cnn", loss, "longtailed", 0, "step_ir100").variant for loss in profile.losses] == list(profile.losses)
 
 
 @pytest.mark.parametrize(("drw", "epoch"), [(None, None), (0.0, 0), (0.8, 72)])

@@ -1,13 +1,16 @@
 import functools
+import gzip
 import hashlib
 import http.server
 import pickle
+import struct
 import tarfile
 import threading
+import urllib.error
 
 import numpy as np
 import pytest
-from conftest import needs_cifar100
+from conftest import needs_cifar100, needs_fashion_mnist
 
 from ltlib import datasets
 from ltlib.config import ConfigError
@@ -141,7 +144,8 @@ def test_a_changed_pickle_is_refused_before_it_is_read(fake_archive, fresh_cache
     cifar, archive, home, _ = fake_archive
     folder = home / cifar.base_folder
     with tarfile.open(archive) as tar:
-        tar.extractall(home, filter="data")
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(home)
     (folder / "train").write_bytes(b"cos\nsystem\n(S'touch /tmp/never'\ntR.")
     with pytest.raises(DataError, match="incomplete or damaged"):
         load_dataset("cifar100")
@@ -200,6 +204,173 @@ def test_the_real_cifar100():
     assert (np.bincount(data.train_labels) == 500).all()
     # the published per-channel means of the training images
     assert np.allclose(data.train_images.mean((0, 1, 2)) / 255, [0.5071, 0.4865, 0.4409], atol=1e-3)
+
+
+# ------------------------------------------------------------------------------- Fashion-MNIST and MNIST
+
+IDX = {"x_train": ("train-images-idx3-ubyte", (12, 4, 5)), "y_train": ("train-labels-idx1-ubyte", (12,)),
+       "x_test": ("t10k-images-idx3-ubyte", (6, 4, 5)), "y_test": ("t10k-labels-idx1-ubyte", (6,))}
+
+
+def idx(array):
+    return struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def idx_home(tmp_path, monkeypatch, fresh_caches):
+    """LTLIB_DATA without anything in it, and small files to put there: write(folder, suffix, **changed contents)."""
+    monkeypatch.setattr(datasets, "_IDX_PARTS", IDX)
+    monkeypatch.setenv("LTLIB_DATA", str(tmp_path))
+    random = np.random.default_rng(0)
+    arrays = {key: random.integers(0, 256 if key[0] == "x" else 10, shape, np.uint8) for key, (_, shape) in IDX.items()}
+
+    def write(folder, suffix="", **changes):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for key, (stem, _) in IDX.items():
+            content = changes.get(key, idx(arrays[key]))
+            if content is not None:
+                (tmp_path / folder / f"{stem}{suffix}").write_bytes(gzip.compress(content) if suffix else content)
+        return arrays
+
+    return write
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize(("name", "folder"), [("fashion_mnist", "fashion-mnist"), ("fashion_mnist", "FashionMNIST/raw"),
+                                              ("fashion_mnist", "."), ("mnist", "mnist"), ("mnist", "MNIST/raw")])
+def test_idx_files_are_read_from_where_they_may_lie_gzipped_or_not(idx_home, name, folder, suffix):
+    arrays = idx_home(folder, suffix)
+    data = load_dataset(name)
+    assert data.train_images.shape == (12, 4, 5, 3)
+    for channel in range(3):
+        np.testing.assert_array_equal(data.train_images[..., channel], arrays["x_train"])
+        np.testing.assert_array_equal(data.test_images[..., channel], arrays["x_test"])
+    np.testing.assert_array_equal(data.train_labels, arrays["y_train"])
+    np.testing.assert_array_equal(data.test_labels, arrays["y_test"])
+    assert (data.train_labels.dtype, data.num_classes) == (np.int64, 10)
+    assert data.class_names[9] == ("Ankle boot" if name == "fashion_mnist" else "9 - nine")
+
+
+def test_what_a_data_set_is_does_not_depend_on_how_its_files_are_stored(idx_home, tmp_path):
+    idx_home("fashion-mnist", ".gz")
+    first = load_dataset("fashion_mnist")
+    (tmp_path / "fashion-mnist").rename(tmp_path / "elsewhere")
+    load_dataset.cache_clear()
+    idx_home(".")
+    second = load_dataset("fashion_mnist")
+    assert {k: v for k, v in first.checksums.items() if k != "origin"} == {k: v for k, v in second.checksums.items() if k != "origin"}
+
+
+WHOLE = idx(np.zeros((12, 4, 5), np.uint8))
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+@pytest.mark.parametrize(
+    ("content", "fault"),
+    [
+        (b"", "buffer|header says"),
+        (WHOLE[:3], "buffer|multiple"),
+        (WHOLE[:16], "cannot reshape|offset"),
+        (WHOLE[:-1], "cannot reshape"),
+        (WHOLE + b"x", "cannot reshape"),
+        (idx(np.zeros((12, 5, 4), np.uint8)), r"its header says \[2051, 12, 5, 4\], expected \[2051, 12, 4, 5\]"),
+        (idx(np.zeros(12, np.uint8)), "its header says"),
+        (b"\0\0\x0d" + WHOLE[3:], "its header says"),
+    ],
+    ids=["empty", "3 bytes", "header alone", "a byte short", "a byte more", "another size", "labels", "floats"],
+)
+def test_a_damaged_idx_file_is_named(idx_home, content, fault, suffix):
+    idx_home("fashion-mnist", suffix, x_train=content)
+    with pytest.raises(DataError, match=rf"train-images-idx3-ubyte{suffix}: expected an IDX file of 12 x 4 x 5 bytes, .*Get the file again"
+                       ) as error:
+        load_dataset("fashion_mnist")
+    assert error.match(fault)
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-9], lambda content: b"no gzip", lambda content: content[:40] + b"x" * 20])
+def test_a_damaged_gzip_file_is_named(idx_home, tmp_path, damage):
+    idx_home("fashion-mnist", ".gz")
+    path = tmp_path / "fashion-mnist" / "train-images-idx3-ubyte.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte.gz: expected an IDX file .*Get the file again"):
+        load_dataset("fashion_mnist")
+
+
+def test_labels_beyond_nine_are_refused(idx_home):
+    idx_home("fashion-mnist", y_test=idx(np.array([0, 1, 2, 3, 4, 10], np.uint8)))
+    with pytest.raises(DataError, match=r"fashion-mnist: expected labels 0 to 9, got 10"):
+        load_dataset("fashion_mnist")
+
+
+@pytest.mark.parametrize("error", [urllib.error.URLError("no route to host"), RuntimeError("Error downloading\nmore lines"), OSError()])
+@pytest.mark.parametrize(("name", "title"), [("fashion_mnist", "FashionMNIST"), ("mnist", "MNIST")])
+def test_a_missing_data_set_without_a_network_says_what_to_put_where(idx_home, tmp_path, monkeypatch, name, title, error):
+    def fail(self):
+        raise error
+
+    idx_home("fashion-mnist", y_train=None)  # one of four is missing
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", fail)
+    with pytest.raises(DataError, match=rf"^{title} is not in .* and could not be downloaded \(.+\)\. Put its four files, train") as found:
+        load_dataset(name)
+    text = str(found.value)
+    assert str(tmp_path / ("fashion-mnist" if name == "fashion_mnist" else "mnist")) in text
+    assert "LTLIB_DATA" in text
+    assert "\n" not in text
+    assert ("dataset-fashion-mnist" in text) == (name == "fashion_mnist")
+
+
+@pytest.mark.parametrize(("name", "title"), [("cifar10", "CIFAR-10"), ("svhn", "SVHN")])
+def test_torchvisions_data_sets_without_a_network_say_so(tmp_path, monkeypatch, fresh_caches, name, title):
+    def fail(*_, **__):
+        raise urllib.error.URLError("no route to host")
+
+    monkeypatch.setenv("LTLIB_DATA", str(tmp_path))
+    monkeypatch.setattr(f"torchvision.datasets.{title.replace('-', '')}.download", fail)
+    with pytest.raises(DataError, match=rf"^{title} is not in .*could not be downloaded .*no route to host.*LTLIB_DATA"):
+        load_dataset(name)
+
+
+@needs_fashion_mnist
+def test_the_real_fashion_mnist():
+    data = load_dataset("fashion_mnist")
+    assert data.train_images.shape == (60000, 28, 28, 3)
+    assert (np.bincount(data.train_labels) == 6000).all()
+    assert (np.bincount(data.test_labels) == 1000).all()
+    assert data.class_names[0] == "T-shirt/top"
+    share, value = np.bincount(data.train_images[..., 0].ravel()) / (60000 * 28 * 28), np.arange(256) / 255
+    mean = share @ value
+    assert (mean, np.sqrt(share @ (value - mean) ** 2)) == pytest.approx((0.2860, 0.3530), abs=1e-4), "what images are normalised with"
+
+
+# ------------------------------------------------------------------------------------------ one against the rest
+
+
+@pytest.fixture
+def small_cifar100(monkeypatch, fresh_caches):
+    """40 images of ten of CIFAR-100's classes in its place."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (40, 2, 2, 3), np.uint8)
+    small = datasets._make("cifar100", images, np.arange(40, dtype=np.uint8) % 10, images[:20], np.arange(20, dtype=np.uint8) % 10,
+                           [f"c{i}" for i in range(100)], "here")
+    monkeypatch.setattr(datasets, "_cifar100", lambda: small)
+    return small
+
+
+def test_one_class_against_the_rest(small_cifar100):
+    data = load_dataset("cifar100_class7")
+    np.testing.assert_array_equal(data.train_labels, np.arange(40) % 10 == 7)
+    np.testing.assert_array_equal(data.test_labels, np.arange(20) % 10 == 7)
+    assert data.class_names == ("rest", "c7")
+    assert data.train_images is small_cifar100.train_images
+    assert data.checksums["x_train"] == small_cifar100.checksums["x_train"]
+    assert data.checksums["y_train"] != load_dataset("cifar100_class8").checksums["y_train"]
+
+
+@pytest.mark.parametrize("name", ["cifar100_class100", "cifar10_class10", "cifar100_class", "cifar100_class-1", "cifar100_class07",
+                                  "digits_class1", "fashion_mnist_class1"])
+def test_a_task_that_there_is_not_is_refused_with_those_that_there_are(name):
+    with pytest.raises(ConfigError, match=rf"dataset = '{name}': expected one of cifar100, .*cifar10_class<0 to 9>, cifar100_class<0 to"):
+        load_dataset(name)
 
 
 # ------------------------------------------------------------------------------------------------ digits

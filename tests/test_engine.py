@@ -81,6 +81,59 @@ def test_the_picked_epoch_is_the_earliest_with_the_best_validation_accuracy():
     assert not torch.equal(picked["model"]["weight"], states[2]["weight"])
 
 
+def test_by_g_mean_the_picked_epoch_is_the_latest_of_the_best():
+    x, labels = blobs()
+    recipe, states = dataclasses.replace(RECIPE, epochs=4, pick="gmean"), []
+    gmeans, accuracies = iter([0.5, 0.7, 0.7, 0.2]), iter([0.9, 0.1, 0.1, 0.9])
+
+    def validate(model):
+        states.append({k: v.clone() for k, v in model.state_dict().items()})
+        return {"val_acc": next(accuracies), "val_loss": 1.0, "val_gmean": next(gmeans)}
+
+    loss = build_loss("softmax", [1, 1, 1])
+    _, picked = fit(build_head("linear", 5, 3), loss, FeatureBatches(x, labels, 8), recipe, 0, validate=validate)
+    assert picked["epoch"] == 3
+    assert torch.equal(picked["model"]["weight"], states[2]["weight"])
+    assert not torch.equal(picked["model"]["weight"], states[1]["weight"])
+
+
+def test_a_losss_own_parameters_follow_their_own_rate_and_the_model_the_recipes():
+    """Plain SGD: each step of the radii is their rate times their gradient."""
+    torch.manual_seed(0)
+    model, loss = small_classifier("distance"), build_loss("arconvl", [16, 6, 2])
+    recipe = dataclasses.replace(RECIPE, epochs=5, momentum=0.0, schedule="step", milestones=(1, 2), weight_decay=0.5)
+    radii, gradients = [loss.a.detach().clone()], []
+
+    def see(*_):
+        radii.append(loss.a.detach().clone())
+        gradients.append(loss.a.grad.clone())
+
+    curve, _ = fit(model, loss, FeatureBatches(*blobs(), 8), recipe, 0, progress=see)
+    for step, gradient in enumerate(gradients):
+        rate = 0.001 if step // 3 < 3 else 0.01
+        torch.testing.assert_close(radii[step + 1], radii[step] - rate * gradient)
+        assert gradient.abs().max() > 0
+    assert [entry["lr"] for entry in curve] == pytest.approx([0.1, 0.01, 0.001, 0.001, 0.001]), "the model's, though the radii's is higher"
+    assert all(len(entry["regions"]["radii"]) == 3 for entry in curve)
+    assert curve[-1]["regions"]["radii"] == pytest.approx(radii[-1].tolist(), abs=1e-6)
+
+
+def test_gbg_trains_and_its_curve_tells_of_groups_and_weights():
+    curve, _, _ = train(dataclasses.replace(RECIPE, lr=0.02), "gbg", loss_options={"groups": 2, "warmup": 1})
+    assert curve[-1]["train_loss"] < curve[0]["train_loss"]
+    assert curve[0]["group_of"] == [0, 0, 0]
+    assert sorted(set(curve[1]["group_of"])) == [0, 1]
+    assert curve[0]["group_weights"] == [1, 0]
+    assert all(0 < w < 1 for w in curve[2]["group_weights"])
+
+
+def test_a_gbg_run_that_diverges_says_so():
+    x, labels = blobs()
+    x[5] = math.nan
+    with pytest.raises(Diverged, match="epoch 1 of 3 is nan"):
+        fit(small_classifier("cosine"), build_loss("gbg", [1, 1, 1], groups=2, grouping="count"), FeatureBatches(x, labels, 8), RECIPE, 0)
+
+
 def test_drw_sets_its_weights_at_its_epoch():
     x, labels = blobs()
     counts = [100, 10, 1]
@@ -146,21 +199,39 @@ def test_layer_decay_lowers_the_rate_towards_the_input():
         assert below == pytest.approx(above / 2)
 
 
-def train(recipe, loss="softmax", model=None, checkpoints=None, validate=True, **options):
+class ThreeViews(FeatureBatches):
+    """Three views of each row, as the contrastive term of GBG wants them."""
+
+    def _train_batch(self, index, drawn):
+        x, labels = super()._train_batch(index, drawn)
+        return torch.cat([x, x + 0.1, x - 0.1]), labels
+
+
+def small_classifier(kind):
+    """A backbone that draws at random and keeps statistics, and a head."""
+    backbone = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.BatchNorm1d(4), torch.nn.Dropout(0.3))
+    backbone.num_features = 4
+    return Classifier(backbone, build_head(kind, 4, 3))
+
+
+def train(recipe, loss="softmax", model=None, checkpoints=None, validate=True, loss_options=(), batches=FeatureBatches, **options):
     """A small run from its beginning: (curve, picked, weights)."""
     x, labels = blobs()
     torch.manual_seed(1)
-    model = model or build_head("cosine" if loss == "ldam" else "linear", 5, 3)
-    model = torch.nn.Sequential(model, torch.nn.Identity()) if loss == "ldam" else torch.nn.Sequential(torch.nn.Dropout(0.3), model)
-    batches = FeatureBatches(x, labels, 8)
+    if loss in ("arconvl", "gbg"):
+        model = small_classifier("distance" if loss == "arconvl" else "cosine")
+    else:
+        model = model or build_head("cosine" if loss == "ldam" else "linear", 5, 3)
+        model = torch.nn.Sequential(model, torch.nn.Identity()) if loss == "ldam" else torch.nn.Sequential(torch.nn.Dropout(0.3), model)
+    batches = batches(x, labels, 8)
 
     def check(model):
         logits = predict(model, batches)
         return {"val_acc": float((logits.argmax(1) == labels).float().mean()), "val_loss": float(logits.abs().mean())}
 
     counts = [16, 6, 2]
-    curve, picked = fit(model, build_loss(loss, counts), batches, recipe, 3, validate=check if validate else None, checkpoints=checkpoints,
-                        drw_weights=class_balanced_weights(counts), **options)
+    curve, picked = fit(model, build_loss(loss, counts, **dict(loss_options)), batches, recipe, 3, validate=check if validate else None,
+                        checkpoints=checkpoints, drw_weights=class_balanced_weights(counts), **options)
     return curve, picked, {name: value.clone() for name, value in model.state_dict().items()}
 
 
@@ -222,6 +293,10 @@ CASES = {
     "average": ({"ema": 0.9, "schedule": "step", "milestones": (2,)}, "softmax", {}),
     "random draws": ({"optimizer": "adam", "lr": 0.01}, "equalization", {}),
     "ldam, drw": ({"optimizer": "adamw", "lr": 0.01}, "ldam", {"drw_epoch": 1}),
+    "arconvl, its radii": ({"lr": 0.05, "schedule": "step", "milestones": (1,)}, "arconvl", {}),
+    "gbg, its groups": ({"lr": 0.05}, "gbg", {"loss_options": {"groups": 2, "warmup": 1}}),
+    "gbg, its projections": ({"optimizer": "adam", "lr": 0.01}, "gbg",
+                             {"loss_options": {"groups": 2, "beta": 1.0, "projection": 3}, "batches": ThreeViews}),
 }
 
 
@@ -376,9 +451,12 @@ def test_whatever_is_damaged_the_run_starts_over_and_nothing_worse(tmp_path):
         assert state is None or state["epoch"] == 3
 
 
+@pytest.mark.parametrize("case", ["sgd", "arconvl, its radii", "gbg, its groups"])
 @pytest.mark.parametrize("epoch", [1, 3])
-def test_stopped_while_it_validates_it_goes_on_with_the_validation(tmp_path, monkeypatch, epoch):
-    undisturbed, validations = train(RECIPE), []
+def test_stopped_while_it_validates_it_goes_on_with_the_validation(tmp_path, monkeypatch, epoch, case):
+    changes, loss, options = CASES[case]
+    recipe = dataclasses.replace(RECIPE, **changes)
+    undisturbed, validations = train(recipe, loss, **options), []
     ours = checkpoints(tmp_path)
 
     def stop(model):
@@ -390,11 +468,11 @@ def test_stopped_while_it_validates_it_goes_on_with_the_validation(tmp_path, mon
     batches = FeatureBatches(*blobs(), 8)
     monkeypatch.setitem(train.__globals__, "predict", lambda model, _: stop(model))
     with pytest.raises(Stopped, match="stopped while predicting"):
-        train(RECIPE, checkpoints=ours)
+        train(recipe, loss, checkpoints=ours, **options)
     monkeypatch.undo()
     engine._stop_requested = False
     seen = []
-    resumed = train(RECIPE, checkpoints=checkpoints(tmp_path), progress=lambda done, *_: seen.append(done))
+    resumed = train(recipe, loss, checkpoints=checkpoints(tmp_path), progress=lambda done, *_: seen.append(done), **options)
     assert seen == list(range(3 * epoch + 1, 10))
     assert same(resumed, undisturbed)
 

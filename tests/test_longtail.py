@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ltlib import longtail
 from ltlib.config import ConfigError, Protocol, load_profile
 from ltlib.datasets import ImageData
-from ltlib.longtail import class_counts, groups, make_splits, select, train_counts
+from ltlib.longtail import class_counts, groups, make_splits, select, step_counts, train_counts
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "losses.npz")
 PROTOCOLS = ("standard", "thesis")
@@ -122,6 +122,32 @@ def test_imbalance_factor_below_one_or_not_finite_is_refused(factor):
         class_counts(10, 100, factor)
 
 
+@pytest.mark.parametrize(("arguments", "few"), [((10, 6000, 100), 60), ((10, 1000, 200), 5), ((10, 6000, 1), 6000), ((3, 5, 2), 2),
+                                                ((4, 5, 100), 1)])
+def test_in_a_step_even_classes_keep_a_share_and_odd_ones_all(arguments, few):
+    counts = step_counts(*arguments)
+    assert counts.dtype == np.int64
+    np.testing.assert_array_equal(counts, [arguments[1] if c % 2 else few for c in range(arguments[0])])
+
+
+@given(**shapes)
+@examples
+def test_a_step_has_its_imbalance_factor_up_to_a_cut_image(classes, largest, factor):
+    counts = step_counts(classes, largest, factor)
+    assert counts.min() >= 1
+    assert max(1, largest / factor - 1) <= counts[0] <= max(1, largest / factor)
+    assert (counts[1::2] == largest).all()
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ((0, 5, 2), "num_classes = 0"), ((3, 0, 2), "max_count = 0"), ((3, 5, 0.5), "imbalance_factor = 0.5"),
+    ((3, 5, float("nan")), "imbalance_factor = nan"),
+])
+def test_an_impossible_step_is_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        step_counts(*arguments)
+
+
 # --------------------------------------------------------------------------------------------- selection
 
 
@@ -160,7 +186,13 @@ def test_thesis_groups_go_by_count_and_not_by_class_number():
     assert {name: ids.tolist() for name, ids in parts.items()} == {"head": [1, 3], "middle": [2, 5], "tail": [0, 4, 6]}
 
 
-@pytest.mark.parametrize("kind", ["thesis", "survey"])
+def test_the_groups_of_a_step_are_its_majorities_and_all_others():
+    parts = groups("step", [5, 60, 5, 60, 60])
+    assert {name: ids.tolist() for name, ids in parts.items()} == {"head": [1, 3, 4], "middle": [], "tail": [0, 2]}
+    assert {name: ids.tolist() for name, ids in groups("step", [7, 7]).items()} == {"head": [0, 1], "middle": [], "tail": []}
+
+
+@pytest.mark.parametrize("kind", ["thesis", "survey", "step"])
 @given(counts=st.lists(st.integers(1, 600), min_size=1, max_size=50))
 @examples
 def test_groups_hold_every_class_once_and_fall_in_count(kind, counts):
@@ -172,7 +204,7 @@ def test_groups_hold_every_class_once_and_fall_in_count(kind, counts):
 
 
 def test_unknown_grouping_is_refused():
-    with pytest.raises(ConfigError, match=r"groups 'quarters': expected 'thesis' or 'survey'"):
+    with pytest.raises(ConfigError, match=r"groups 'quarters': expected 'thesis', 'survey' or 'step'"):
         groups("quarters", [1, 2, 3])
 
 
@@ -276,3 +308,39 @@ def test_without_validation_images_the_validation_set_is_empty():
 def test_a_protocol_that_asks_for_more_images_than_there_are_is_refused():
     with pytest.raises(ConfigError, match=r"class 0: 25 images asked for, but there are 24"):
         make_splits(image_data(6, 24, 6), small_protocol(max_count=25), "longtailed")
+
+
+def test_a_step_is_in_the_training_set_and_in_the_test_set():
+    protocol = small_protocol(imbalance="step", groups="step", val_per_class=0)
+    data = image_data(6, 24, 6)
+    splits = make_splits(data, protocol, "longtailed")
+    counts = {name: np.bincount(data.test_labels[index], minlength=6).tolist() for name, index in splits.tests.items()}
+    assert np.bincount(data.train_labels[splits.train]).tolist() == [2, 20] * 3
+    assert counts == {"balanced": [6] * 6, "longtailed": [1, 6] * 3, "head": [0, 6] * 3, "tail": [1, 0] * 3, "balanced_head": [0, 6] * 3,
+                      "balanced_tail": [6, 0] * 3}
+    assert np.bincount(data.train_labels[make_splits(data, protocol, "balanced").train]).tolist() == [5] * 6
+
+
+@pytest.mark.parametrize("imbalance", ["step", "exponential"])
+@pytest.mark.parametrize("train_set", TRAIN_SETS)
+@pytest.mark.parametrize("fraction", [0.1, 0.25, 0.5, 0.99])
+def test_a_share_of_the_selected_images_validates_and_is_not_trained_on(imbalance, train_set, fraction):
+    data = image_data(6, 24, 6)
+    protocol = small_protocol(imbalance=imbalance, val_per_class=0, val_fraction=fraction)
+    whole = make_splits(data, small_protocol(imbalance=imbalance, val_per_class=0), train_set)
+    splits = make_splits(data, protocol, train_set)
+    selected, left, held = (np.bincount(data.train_labels[index], minlength=6) for index in (whole.train, splits.train, splits.val))
+    assert sorted([*splits.train, *splits.val]) == sorted(whole.train), "nothing but the selected images, each once"
+    np.testing.assert_array_equal(left, train_counts(protocol, train_set, 6))
+    np.testing.assert_array_equal(held, np.minimum(np.rint(fraction * selected), selected - 1))
+    assert left.min() >= 1
+    for name, index in whole.tests.items():
+        np.testing.assert_array_equal(splits.tests[name], index)
+
+
+def test_the_groups_are_those_of_the_counts_before_a_share_of_them_validates():
+    data = image_data(4, 24, 6)
+    tests = [make_splits(data, small_protocol(imbalance="step", groups="step", val_per_class=0, val_fraction=f), "longtailed").tests
+             for f in (0.0, 0.5)]
+    assert all(np.array_equal(tests[0][name], tests[1][name]) for name in tests[0])
+    assert len(tests[0]) == len(tests[1]) == 6

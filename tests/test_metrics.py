@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from ltlib.losses import build_loss
@@ -15,14 +16,19 @@ from ltlib.metrics import (
     balanced_accuracy,
     calibration,
     class_hits,
+    control_test,
     evaluate,
     exceeds_noise,
     expected_calibration_error,
+    geometric_mean,
+    hard_auc,
     mean_interval,
     pareto_front,
     proportion_interval,
+    rank_auc,
     rank_test,
     share_difference,
+    signed_rank_test,
 )
 
 COUNTS = [50, 10, 2]
@@ -123,6 +129,84 @@ def test_class_accuracy_is_over_the_classes_that_occur_and_is_accuracy_on_a_bala
 def test_balanced_accuracy_counts_a_class_of_one_image_as_much_as_any():
     labels = torch.tensor([0] * 9 + [1])
     assert balanced_accuracy(torch.eye(2)[labels * 0], labels) == 0.5
+
+
+# ------------------------------------------------------------------------------------------ G-mean and AUCs
+
+
+def test_g_mean_by_hand_leaves_absent_classes_out():
+    assert geometric_mean(LOGITS, LABELS) == pytest.approx(math.sqrt(2 / 3 * 1 / 2))
+    assert evaluated()["gmean"] == geometric_mean(LOGITS, LABELS)
+
+
+def test_g_mean_is_zero_where_a_class_has_none_right_and_says_nothing_of_it(recwarn):
+    assert geometric_mean(torch.eye(3)[[0, 0]], torch.tensor([0, 1])) == 0
+    assert not recwarn.list
+
+
+def test_hard_auc_by_hand():
+    # class 0: TPR 2/3, FPR 0; class 1: TPR 1/2, FPR 1/3
+    assert hard_auc(LOGITS, LABELS) == pytest.approx(((1 + 2 / 3) / 2 + (1 + 1 / 2 - 1 / 3) / 2) / 2)
+    assert evaluated()["auc_hard"] == hard_auc(LOGITS, LABELS)
+
+
+def test_rank_auc_by_hand():
+    # class 0: of 3 x 2 pairs (score of its own, of another) 2, 1, 0 against 0, 0: 2 + 2 + 2 halves; class 1: 3, 0 against 0, 0, 1
+    assert rank_auc(LOGITS, LABELS) == pytest.approx((5 / 6 + (3 + 2 * 0.5) / 6) / 2)
+    assert evaluated()["auc"] == pytest.approx(rank_auc(LOGITS.double().softmax(1), LABELS))
+
+
+@st.composite
+def predictions(draw):
+    """(logits (N, C) with ties, labels (N,)) with classes that do not occur."""
+    n, c = draw(st.integers(1, 40)), draw(st.integers(2, 5))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10**6)))
+    return torch.randint(4, (n, c), generator=generator).double(), torch.randint(draw(st.integers(1, c)), (n,), generator=generator)
+
+
+@given(problem=predictions())
+@examples
+def test_the_aucs_are_scikit_learns(problem):
+    logits, labels = problem
+    occurs = [c for c in range(logits.shape[1]) if bool((labels == c).any())]
+    if len(occurs) < 2:
+        assert hard_auc(logits, labels) == rank_auc(logits, labels) == 0.5
+        return
+    hard = torch.nn.functional.one_hot(logits.argmax(1), logits.shape[1])
+    for found, scores in ((hard_auc(logits, labels), hard), (rank_auc(logits, labels), logits)):
+        assert found == pytest.approx(np.mean([roc_auc_score(labels == c, scores[:, c]) for c in occurs]))
+        assert 0 <= found <= 1
+
+
+@given(problem=predictions(), seed=st.integers(0, 10**6))
+@examples
+def test_g_mean_and_aucs_know_no_order_of_images_or_classes(problem, seed):
+    logits, labels = problem
+    logits = logits + 1e-6 * torch.arange(logits.shape[1]).double()  # no ties, which argmax breaks by place
+    generator = torch.Generator().manual_seed(seed)
+    order, classes = torch.randperm(len(labels), generator=generator), torch.randperm(logits.shape[1], generator=generator)
+    for metric in (geometric_mean, hard_auc, rank_auc):
+        value = metric(logits, labels)
+        assert metric(logits[order], labels[order]) == pytest.approx(value)
+        assert metric(logits[:, classes], classes.argsort()[labels]) == pytest.approx(value)
+        assert 0 <= value <= 1
+    assert geometric_mean(logits, labels) <= balanced_accuracy(logits, labels) + 1e-12
+    assert rank_auc(5 * logits - 3, labels) == pytest.approx(rank_auc(logits, labels))
+
+
+def test_right_everywhere_is_one_and_a_constant_answer_is_a_half():
+    labels = torch.tensor([0, 0, 0, 1, 2])
+    assert [metric(torch.eye(3)[labels], labels) for metric in (geometric_mean, hard_auc, rank_auc)] == [1, 1, 1]
+    constant = torch.eye(3)[[0] * 5]
+    assert [metric(constant, labels) for metric in (geometric_mean, hard_auc, rank_auc)] == [0, 0.5, 0.5]
+
+
+def test_the_auc_of_ldam_is_that_of_its_probabilities_which_its_scale_orders_otherwise():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(200, 3), torch.randint(3, (200,))
+    found = evaluated("ldam", logits=logits, labels=labels)["auc"]
+    assert found == pytest.approx(rank_auc((30 * logits.double()).softmax(1), labels))
+    assert found != evaluated("softmax", logits=logits, labels=labels)["auc"]
 
 
 # --------------------------------------------------------------------------------------------- intervals
@@ -294,3 +378,73 @@ def test_the_difference_of_shares_is_that_of_statsmodels(n1, n2, data):
     difference, error = share_difference(x1 / n1, n1, x2 / n2, n2)
     low, high = confint_proportions_2indep(x1, n1, x2, n2, method="agresti-caffo", compare="diff")
     assert (difference - 1.959964 * error, difference + 1.959964 * error) == pytest.approx((low, high), abs=1e-6)
+
+
+# ---------------------------------------------------------------------- against a control, and two methods
+
+
+def holm(p):
+    """The j-th smallest of m p-values times m - j, and no smaller than those before it; equal ones as the first of them."""
+    return [min(1, max((p >= q).sum() * q for q in p if q <= own)) for own in p]
+
+
+def test_the_control_test_on_the_example_of_demsar():
+    """Section 3.2.2: C4.5 is the control; z, p and the step-down as printed there."""
+    table = control_test(demsar(), "C4.5")
+    assert table["z"].abs().round(2).tolist() == [2.34, 0.51, 2.42]
+    assert table["p"].round(3).tolist() == [0.019, 0.608, 0.016]
+    assert (table["z"] < 0).all(), "the control ranks worse"
+    np.testing.assert_allclose(table["p_holm"], holm(table["p"]))
+    assert table["p_holm"].round(3).tolist() == [0.047, 0.608, 0.047]
+
+
+@examples
+@given(arrays(float, st.tuples(st.integers(1, 8), st.integers(2, 7)), elements=st.integers(0, 4)), st.integers(0, 6))
+def test_the_control_test_is_its_formula_with_holms_step_down(scores, control):
+    blocks, methods = scores.shape
+    table = pd.DataFrame(scores).rename(columns=str)
+    name = str(control % methods)
+    found = control_test(table, name)
+    assert found.index.tolist() == [column for column in table.columns if column != name]
+    ranks = np.mean([stats.rankdata(-row) for row in scores], axis=0)
+    z = (np.delete(ranks, int(name)) - ranks[int(name)]) / math.sqrt(methods * (methods + 1) / (6 * blocks))
+    np.testing.assert_allclose(found["z"], z, atol=1e-12)
+    np.testing.assert_allclose(found["p"], [math.erfc(abs(v) / math.sqrt(2)) for v in z])
+    np.testing.assert_allclose(found["p_holm"], holm(found["p"]))
+
+
+@pytest.mark.parametrize(("scores", "control", "message"), [
+    (np.ones((3, 2)), "c", "control = 'c': expected one of a, b"),
+    (np.ones((3, 1)), "a", "1 methods on 3 blocks: expected at least 2 methods on at least 1 block"),
+    (np.ones((0, 2)), "a", "2 methods on 0 blocks"),
+    (np.array([[1, np.nan]]), "a", "without gaps"),
+])
+def test_an_impossible_control_test_is_refused(scores, control, message):
+    with pytest.raises(ValueError, match=message):
+        control_test(pd.DataFrame(scores, columns=list("ab")[: scores.shape[1]]), control)
+
+
+def test_the_signed_rank_test_by_hand():
+    """Differences 1, -2, 3, 4, 5 and one of 0: W = 2, mean 7.5, variance 5 6 11 / 24."""
+    statistic, p = signed_rank_test([1, 0, 3, 4, 5, 7], [0, 2, 0, 0, 0, 7])
+    assert statistic == 2
+    assert p == pytest.approx(2 * stats.norm.cdf((2 - 7.5) / math.sqrt(5 * 6 * 11 / 24)))
+
+
+def test_the_signed_rank_test_on_the_example_of_demsar():
+    """Section 3.1.3: C4.5 and C4.5+m, T = 12, z = -2.54. There the two equal pairs have the ranks 1.5, half of them on each side, and the
+    two of C4.5 ranks higher by 2: T = 6.5 + 1.5 + 2 + 2."""
+    statistic, p = signed_rank_test(demsar()["C4.5+m"], demsar()["C4.5"])
+    assert statistic == 6.5
+    assert stats.norm.ppf(p / 2) == pytest.approx(-2.54, abs=0.02)
+    assert (statistic, p) == signed_rank_test(demsar()["C4.5"], demsar()["C4.5+m"])
+
+
+def test_two_methods_that_never_differ_are_not_told_apart_by_signed_ranks():
+    assert signed_rank_test([1, 2, 3], [1, 2, 3]) == (0, 1)
+
+
+@pytest.mark.parametrize(("a", "b"), [([1, 2], [1]), ([], []), ([1, np.nan], [1, 2]), ([[1, 2]], [[1, 2]]), ([np.inf, 1], [np.inf, 2])])
+def test_pairs_with_gaps_are_refused(a, b):
+    with pytest.raises(ValueError, match="expected two lists of as many finite numbers"):
+        signed_rank_test(a, b)

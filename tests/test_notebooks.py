@@ -8,15 +8,18 @@ import matplotlib.pyplot
 import nbformat
 import pytest
 
-from ltlib import losses
+from ltlib import methods
 from ltlib.book import NOTEBOOKS, derivation_latex
 from ltlib.losses import LOSSES
+from ltlib.methods import METHODS
 
 matplotlib.use("Agg")
 DERIVATIONS = dict(zip(LOSSES, sorted(NOTEBOOKS.glob("0[2-8]_*.ipynb")), strict=True))
+OF_METHODS = {"pf": NOTEBOOKS / "17_pf_loss.ipynb", "arconvl": NOTEBOOKS / "18_arconvl.ipynb", "gbg": NOTEBOOKS / "19_gbg.ipynb"}
+TO_EQUALITY = {"pf": 7, "gbg": 9}  # code cells up to the one that proves equality with ltlib; 5 for all others
 ALL = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 each_source = pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
-each_derivation = pytest.mark.parametrize("path", DERIVATIONS.values(), ids=lambda path: path.stem)
+each_derivation = pytest.mark.parametrize("path", [*DERIVATIONS.values(), *OF_METHODS.values()], ids=lambda path: path.stem)
 
 
 def cells(path, kind=None, tag=None):
@@ -72,7 +75,7 @@ def test_its_derivation_becomes_a_latex_section(path):
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_all_derivations_compile(tmp_path):
     document = ["\\documentclass[a4paper]{article}\\usepackage[margin=2.5cm]{geometry}\\usepackage{amsmath,amssymb}\\begin{document}"]
-    for path in DERIVATIONS.values():
+    for path in [*DERIVATIONS.values(), *OF_METHODS.values()]:
         (tmp_path / f"{path.stem}.tex").write_text(derivation_latex(nbformat.read(path, as_version=4)))
         document.append(f"\\section{{{path.stem[3:].replace('_', ' ')}}}\\input{{{path.stem}}}")
     (tmp_path / "all.tex").write_text("\n".join([*document, "\\end{document}"]))
@@ -85,14 +88,16 @@ KNOBS = [
     ("softmax", "imbalance_factor", 0), ("weighted_softmax", "normalize", "mean"), ("focal", "gamma", -1), ("focal", "gamma", float("nan")),
     ("class_balanced", "beta", 1), ("class_balanced", "beta", -0.1), ("balanced_softmax", "tau", -1), ("ldam", "max_margin", 2),
     ("ldam", "scale", 0), ("ldam", "drw", 1), ("equalization", "threshold", -1), ("equalization", "gamma", 1.1),
-    ("equalization", "imbalance_factor", "a"),
+    ("equalization", "imbalance_factor", "a"), ("pf", "imbalance_ratio", 0), ("pf", "batch_size", 0.5),
+    ("gbg", "imbalance_factor", 1), ("gbg", "groups", 21), ("gbg", "groups", "a"), ("gbg", "epochs", 1),
+    ("arconvl", "small_q", 0), ("arconvl", "small_epochs", 4), ("arconvl", "small_seeds", 1.5),
 ]
 
 
 @pytest.mark.parametrize(("name", "knob", "value"), KNOBS, ids=[f"{name}-{knob}={value}" for name, knob, value in KNOBS])
 def test_a_knob_out_of_range_is_refused_by_name_and_value(name, knob, value, out):
     with pytest.raises(ValueError, match=re.escape(f"{knob} = {value!r}: expected")):
-        run(DERIVATIONS[name], {knob: value}, 3)
+        run((DERIVATIONS | OF_METHODS)[name], {knob: value}, 3)
 
 
 def sabotaged(original, how):
@@ -105,9 +110,30 @@ def sabotaged(original, how):
 
 
 @pytest.mark.parametrize("how", ["value", "gradient"])
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [*LOSSES, "pf", "gbg"])
 def test_a_loss_that_is_slightly_wrong_fails_its_notebook(name, how, out, monkeypatch):
-    run(DERIVATIONS[name], {}, 5)
-    monkeypatch.setitem(losses.LOSSES, name, sabotaged(LOSSES[name], how))
+    path, registry = (DERIVATIONS | OF_METHODS)[name], LOSSES if name in LOSSES else METHODS
+    count = TO_EQUALITY.get(name, 5)
+    run(path, {}, count)
+    monkeypatch.setitem(registry, name, sabotaged(registry[name], how))
     with pytest.raises(AssertionError):
-        run(DERIVATIONS[name], {}, 5)
+        run(path, {}, count)
+
+
+def test_min_norm_weights_that_are_slightly_wrong_fail_gbgs_notebook(out, monkeypatch):
+    right = methods.min_norm_weights
+    monkeypatch.setattr(methods, "min_norm_weights", lambda gram: 0.9999 * right(gram) + 0.0001 / len(gram))
+    with pytest.raises(AssertionError):
+        run(OF_METHODS["gbg"], {}, 7)
+
+
+@pytest.mark.parametrize("how", ["value", "gradient"])
+@pytest.mark.parametrize("name", ["arconvl", "gcpl", "affinity"])
+def test_an_arconvl_or_a_rival_that_is_slightly_wrong_fails_its_notebook(name, how, out, monkeypatch):
+    sources = [c.source for c in cells(OF_METHODS["arconvl"], "code")]
+    judged = "in by_hand.items()" if name == "arconvl" else "in rivals.items()"
+    count = 1 + next(i for i, source in enumerate(sources) if judged in source)
+    run(OF_METHODS["arconvl"], {}, count)
+    monkeypatch.setitem(methods.METHODS, name, sabotaged(methods.METHODS[name], how))
+    with pytest.raises(AssertionError):
+        run(OF_METHODS["arconvl"], {}, count)

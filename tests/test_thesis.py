@@ -32,9 +32,9 @@ def test_everything_that_is_there_is_in_it_and_nothing_else(made):
     assert text.count("\\begin{figure}") == text.count("\\begin{table}") == 1
     assert "\\input{\\figures/answers.tex}" in text
     assert "Training images of each class of CIFAR100-LT" in text
-    assert "20 runs are missing" in text
+    assert "32 runs are missing" in text
     assert text.count("\\item ") == 2
-    assert "resnetv2\\_small32, all 10 runs: missing" in text
+    assert "resnetv2\\_small32, all 16 runs: missing" in text
 
 
 def test_every_caption_says_on_how_many_seeds():

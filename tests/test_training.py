@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from ltlib import training
+from ltlib import config as ltconfig
+from ltlib import datasets, training
 from ltlib.backbones import Classifier, build_backbone, build_head
 from ltlib.batches import ImageBatches
-from ltlib.config import DRW, VARIANTS, ConfigError, load_profile
+from ltlib.config import DRW, VARIANTS, ConfigError, DatasetSize, Protocol, dataset_size, load_profile
 from ltlib.datasets import DataError, load_dataset
 from ltlib.engine import predict, schedule_factor
 from ltlib.launch import compute_runs
@@ -383,6 +384,102 @@ def test_impossible_minutes_between_checkpoints_are_refused(monkeypatch, text):
     monkeypatch.setenv("CHECKPOINT_MINUTES", text)
     with pytest.raises(ConfigError, match=f"CHECKPOINT_MINUTES = '{text}': expected a number of minutes"):
         training.checkpoint_minutes()
+
+
+# ------------------------------------------------------------------------------------ methods, end to end
+
+
+def scratch_config(loss, *, options=(), protocol=None, **recipe):
+    """A run of two epochs from fresh weights on few images."""
+    config = smoke_config()
+    few = {"max_count": 10, "imbalance_factor": 5.0, "val_per_class": 2, "test_per_class": 10}
+    return dataclasses.replace(config, mode="scratch", pretraining=None, loss=loss, head="", loss_options=tuple(dict(options).items()),
+                               protocol=dataclasses.replace(config.protocol, **{**few, **(protocol or {})}),
+                               recipe=dataclasses.replace(config.recipe, **{"epochs": 2, "milestones": (), **recipe}))
+
+
+METHOD_RUNS = {
+    "pf": ("pf", {}, {}),
+    "arconvl": ("arconvl", {}, {"momentum": 0.0, "pixels": "raw"}),
+    "gbg": ("gbg", {"groups": 3}, {"cutout": 8}),
+    "gbg, contrastive": ("gbg", {"groups": 3, "grouping": "count", "beta": 1.6, "projection": 8}, {"views": "contrastive", "epochs": 1}),
+}
+
+
+@pytest.mark.parametrize("case", METHOD_RUNS)
+def test_a_method_runs_from_the_images_to_the_record_the_same_each_time(out, case):
+    loss, options, recipe = METHOD_RUNS[case]
+    config = scratch_config(loss, options=options, **recipe)
+    record = run_or_load(config, "cpu")
+    assert record.status == "done"
+    assert json.loads(record_path(config).read_text())["results"] == record.results
+    whole = record.results["evaluations"]["last"]["sets"]["balanced"]
+    for name in ("gmean", "auc_hard", "auc", "class_acc"):
+        assert 0 <= whole[name] <= 1
+    for entry in record.results["curve"]:
+        assert {"val_acc", "val_gmean", "val_loss", "val_head", "val_middle", "val_tail"} <= set(entry)
+        assert {"arconvl": "regions", "gbg": "group_weights"}.get(loss, "epoch") in entry
+    model = load_model(config)
+    assert type(model.head).__name__ == {"pf": "Linear", "arconvl": "DistanceHead", "gbg": "CosineHead"}[loss]
+    logits = load_file(logits_path(config))
+    assert int((logits["balanced"].argmax(1) == logits["labels"]).sum()) == whole["hits"]
+    record_path(config).unlink()
+    torch.manual_seed(123)
+    assert run_or_load(config, "cpu").results == record.results
+
+
+def test_the_groups_of_validation_images_part_the_accuracy_of_the_epoch(out):
+    """All classes have as many validation images: the mean over classes is that over the groups, as large as they are."""
+    record = run_or_load(scratch_config("softmax"), "cpu")
+    for entry in record.results["curve"]:
+        expected = (33 * entry["val_head"] + 33 * entry["val_middle"] + 34 * entry["val_tail"]) / 100
+        assert entry["val_acc"] == pytest.approx(expected)
+
+
+def test_a_share_of_the_images_of_a_step_validates_and_picks_the_latest_of_the_best_epochs(out):
+    step = {"imbalance": "step", "groups": "step", "val_per_class": 0, "val_fraction": 0.3}
+    config = scratch_config("arconvl", protocol=step, epochs=3, pick="gmean", lr=1e-9)  # nothing is learned: all epochs are equal
+    record = run_or_load(config, "cpu")
+    counts = train_counts(config.protocol, "longtailed", 100)
+    assert counts[:2].tolist() == [1, 7]  # of 2 and 10
+    assert record.results["train_images"] == counts.sum()
+    assert record.results["val_images"] == 50 * (1 + 3)
+    curve = record.results["curve"]
+    gmeans = [entry["val_gmean"] for entry in curve]
+    latest = max(entry["epoch"] for entry in curve if entry["val_gmean"] == max(gmeans))
+    assert record.results["evaluations"]["picked"]["epoch"] == latest
+    assert gmeans[-1] == max(gmeans)
+    assert {"val_head", "val_tail"} <= set(curve[0])
+    assert "val_middle" not in curve[0]
+    assert {"head", "tail", "balanced_head", "balanced_tail"} <= set(record.results["evaluations"]["last"]["sets"])
+
+
+def test_a_binary_task_runs_with_the_counts_that_it_has(out, monkeypatch, fresh_caches):
+    """Ten images of one class against 90 of the rest, in the place of CIFAR-10's."""
+    monkeypatch.setitem(ltconfig.DATASETS, "cifar10", DatasetSize(10, 10, 4))
+    random = np.random.default_rng(0)
+    y, y_test = np.repeat(np.arange(10, dtype=np.uint8), 10), np.repeat(np.arange(10, dtype=np.uint8), 4)
+    x, x_test = (random.integers(0, 100, (len(labels), 32, 32, 3), np.uint8) + np.uint8(100) * (labels == 3)[:, None, None, None]
+                 for labels in (y, y_test))
+    small = datasets._make("cifar10", x, y, x_test, y_test, [f"c{i}" for i in range(10)], "here")
+    monkeypatch.setattr(datasets, "_cifar10", lambda: small)
+    protocol = Protocol(**{**Protocol.natural(dataset_size("cifar10_class3")), "counts": (90, 10)}, name="natural", groups="step")
+    config = dataclasses.replace(scratch_config("pf", epochs=12, batch_size=20, lr=3e-3), dataset="cifar10_class3",
+                                 backbone="pf_binary_cnn", protocol=protocol)
+    record = run_or_load(config, "cpu")
+    assert (record.status, record.results["train_images"], record.results["val_images"]) == ("done", 100, 0)
+    sets = record.results["evaluations"]["last"]["sets"]
+    assert {name: value["n"] for name, value in sets.items()} == {"longtailed": 40, "head": 36, "tail": 4}
+    assert sets["longtailed"]["gmean"] > 0.9, "the classes are told apart by their brightness"
+    assert sets["longtailed"]["auc"] > 0.95
+    assert set(classify_names(config)) == {"rest", "c3"}
+
+
+def classify_names(config):
+    """The names that a trained model gives to an image."""
+    path = ltconfig.output_root() / "image.png"
+    Image.fromarray(np.full((32, 32, 3), 150, np.uint8)).save(path)
+    return classify(config, [path], device="cpu")["class"]
 
 
 # ------------------------------------------------------------------------------------------ a trained model
