@@ -67,7 +67,7 @@ ifeq ($(ENV),.venv)
 	@test -e $(READY) || rm -rf .venv
 	@test -e .venv || { echo "Making .venv with $(BASE_PYTHON): a few minutes, 5.5 GB"; "$(BASE_PYTHON)" -m venv .venv; }
 	"$(PY)" -m pip install --quiet -r requirements.lock
-	"$(PY)" -m pip install --quiet --no-deps --no-build-isolation -e .
+	"$(PY)" -m pip install -qq --no-deps --no-build-isolation -e .
 else
 	"$(PY)" -m pip install --quiet -e ".[dev]"
 endif
