@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+import tomllib
 
 import nbformat
 import pytest
@@ -202,10 +203,10 @@ def test_the_printed_tables_and_the_results_lie_beside_the_pages(book, smoke):
 
 
 def test_the_templates_are_part_of_the_package():
-    patterns = re.findall(r'"(templates/[^"]*)"', (ROOT / "pyproject.toml").read_text())
-    folder = ROOT / "ltlib"
-    packed = {path for pattern in patterns for path in folder.glob(pattern) if path.is_file()}
-    assert packed == {path for path in (folder / "templates").rglob("*") if path.is_file()}
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packed = {path for package in settings["packages"] for pattern in settings["package-data"].get(package, [])
+              for path in (ROOT / package.replace(".", "/")).glob(pattern)}
+    assert {path for path in (ROOT / "ltlib" / "templates").rglob("*") if path.is_file()} <= packed
 
 
 @pytest.mark.parametrize(("text", "asked"), [
