@@ -19,19 +19,12 @@ def test_every_loss_is_timed_beside_plain_cross_entropy():
     assert (times.loc[PLAIN, [("(8, 10)", "ratio"), ("(4, 30)", "ratio")]] == 1).all()
 
 
-def once_in_three(measured):
-    """A limit on a measured time: the machine may be busy with other things for one measurement, not for three."""
-    return any(measured() for _ in range(3))
-
-
 def test_batches_are_much_faster_than_the_usual_path():
     """make bench shows 10x and 3x on a quiet machine; half of that must hold in any weather."""
-    def fast():
-        rates = batch_rates(seconds=1.0, images=512, workers=(0,))
-        assert rates.index.tolist() == ["usual, 0 workers", "this workbook"]
-        return rates.loc["this workbook", ("32 px", "ratio")] > 5 and rates.loc["this workbook", ("224 px", "ratio")] > 1
-
-    assert once_in_three(fast)
+    rates = batch_rates(seconds=1.0, images=512, workers=(0,))
+    assert rates.index.tolist() == ["usual, 0 workers", "this workbook"]
+    assert rates.loc["this workbook", ("32 px", "ratio")] > 5
+    assert rates.loc["this workbook", ("224 px", "ratio")] > 1
 
 
 def test_both_paths_make_the_same_kind_of_batch():
@@ -45,24 +38,19 @@ def test_both_paths_make_the_same_kind_of_batch():
 
 
 def test_a_step_of_the_engine_is_timed_beside_the_bare_one():
-    def light():
-        times = step_times(seconds=0.5, models=(("resnet32", 32, 16),))
-        assert times.columns.tolist() == ["bare", "engine", "overhead (%)"]
-        row = times.iloc[0]
-        assert row["overhead (%)"] == pytest.approx(100 * (row["engine"] / row["bare"] - 1))
-        return row["overhead (%)"] < 60  # 5 % in make bench, with batches of 128 on a quiet machine
-
-    assert once_in_three(light)
+    times = step_times(seconds=0.5, models=(("resnet32", 32, 16),))
+    assert times.columns.tolist() == ["bare", "engine", "overhead (%)"]
+    row = times.iloc[0]
+    assert row["overhead (%)"] == pytest.approx(100 * (row["engine"] / row["bare"] - 1))
+    assert row["overhead (%)"] < 60  # 5 % in make bench, with batches of 128 on a quiet machine
 
 
-def test_pf_loss_and_arconvl_cost_little_more_than_softmax():
-    def cheap():
-        table = method_times(seconds=0.5, batch=32)
-        assert table.index.tolist() == ["softmax", "pf", "arconvl", "gbg"]
-        assert (table["ms"] > 0).all()
-        return table.loc[["pf", "arconvl"], "ratio"].max() < 2  # 1.2 in make bench, with batches of 256 on a quiet machine
-
-    assert once_in_three(cheap)
+def test_pf_loss_and_arconvl_cost_little_more_than_softmax_and_gbg_its_passes():
+    table = method_times(seconds=6.0, batch=32)  # a round of turns takes most of a second, and the best of several counts
+    assert table.index.tolist() == ["softmax", "pf", "arconvl", "gbg"]
+    assert (table["ms"] > 0).all()
+    assert table.loc["gbg", "ratio"] > 1.5  # it goes backward once for every group
+    assert table.loc[["pf", "arconvl"], "ratio"].max() < 2  # 1.2 in make bench, with batches of 256 on a quiet machine
 
 
 def test_gbg_is_timed_beside_softmax_and_without_its_group_passes(monkeypatch):

@@ -61,7 +61,7 @@ def test_a_second_time_runs_nothing(undisturbed):
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*") if p.is_file()}
     start = time.monotonic()
     result = run(out, "all", "--profile", "smoke")
-    assert time.monotonic() - start < 60  # a dozen seconds where nothing else runs
+    assert time.monotonic() - start < 20
     assert "0 to go" in result.stdout
     assert "0 to run" in result.stdout
     assert {p: p.stat().st_mtime_ns for p in before} == before
