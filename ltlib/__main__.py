@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 
-from ltlib import bench, book, launch
+from ltlib import book, launch
 from ltlib.backbones import check_name
 from ltlib.config import ConfigError, Profile, figures_dir, load_profile, results_dir, with_slurm
 from ltlib.export import write_readme, write_results
@@ -68,11 +68,14 @@ def thesis(profile: Profile) -> str:
 def everything(profile: Profile, jobs: int | None, launcher: str) -> None:
     launch.compute_runs(profile, jobs, say=say, launcher=launcher)
     notebooks(profile, jobs)
-    index = write_html(profile, say)
     try:
-        document = thesis(profile)
+        document = os.path.relpath(compile_thesis(profile))
     except NoLatex as error:
         document = f"none: {error}"
+    except ThesisFailed:
+        write_html(profile, say)  # a fault of LaTeX takes nothing else away
+        raise
+    index = write_html(profile, say)  # after the document, which it links
     say(f"\nMade for profile {profile.name}:")
     say(f"  records             {os.path.relpath(results_dir(profile.name))}/*.json")
     say(f"  executed notebooks  {os.path.relpath(book.build_dir(profile.name))}/notebooks/*.ipynb")
@@ -155,6 +158,8 @@ def main(arguments: list[str] | None = None) -> int:
             case "status":
                 status(profile)
             case "bench":
+                from ltlib import bench  # takes seconds to load
+
                 bench.report(say)
             case "lab":
                 lab(shlex.split(chosen.lab))

@@ -1,4 +1,7 @@
-"""Backbones (timm models and four small ones), heads, and where weights come from."""
+"""Backbones (timm models and four small ones), heads, and where weights come from.
+
+timm is imported where a model is built or looked for: it takes seconds, and who only reads records needs none of it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,12 +25,16 @@ from ltlib.config import ConfigError
 
 
 def _mobilenetv2_small() -> nn.Module:
+    import timm
+
     model = timm.create_model("mobilenetv2_035", num_classes=0)
     model.conv_stem.stride = (1, 1)  # 32 px images: 2 x 2 instead of 1 x 1 at the end
     return model
 
 
 def _resnetv2_small() -> nn.Module:
+    import timm
+
     model = timm.models.ResNetV2(layers=(1, 1, 1, 1), channels=(32, 64, 128, 256), num_classes=0, stem_chs=32, stem_type="",
                                  conv_layer=timm.layers.create_conv2d, norm_layer=timm.layers.BatchNormAct2d)
     model.stem.pool = nn.Identity()  # 32 px images: stages at 16, 8, 4 and 2 px
@@ -36,10 +42,14 @@ def _resnetv2_small() -> nn.Module:
 
 
 def _vit_small() -> nn.Module:
+    import timm
+
     return timm.models.VisionTransformer(img_size=32, patch_size=8, embed_dim=128, depth=3, num_heads=4, num_classes=0)
 
 
 def _convnext_small() -> nn.Module:
+    import timm
+
     return timm.models.ConvNeXt(depths=(1, 1, 2, 1), dims=(32, 64, 128, 256), patch_size=2, num_classes=0)
 
 
@@ -108,6 +118,8 @@ class ResNet44(ResNet32):
 
 def _resnet18_cifar() -> nn.Module:
     """timm's ResNet-18 with a 3 x 3 stem and no pooling after it, as usual for 32 px images: (B, 3, 32, 32) -> (B, 512)."""
+    import timm
+
     model = timm.create_model("resnet18", num_classes=0)
     model.conv1, model.maxpool = nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.Identity()
     return model
@@ -196,7 +208,11 @@ def is_small(name: str) -> bool:
 
 def check_name(name: str) -> None:
     """Raise ConfigError, with the nearest names, unless ``name`` is a model of this module or of timm."""
-    if name not in OWN and name not in timm.list_models() and name not in timm.list_pretrained():
+    if name in OWN:
+        return
+    import timm
+
+    if name not in timm.list_models() and name not in timm.list_pretrained():
         near = timm.list_models(f"*{name[:8]}*")[:3]
         raise ConfigError(f"backbone {name!r}: expected a timm model name or one of {', '.join(OWN)}"
                           + (f" (near: {', '.join(near)})" if near else ""))
@@ -290,6 +306,7 @@ def _local_weights(name: str, folder: Path) -> Weights:
 
 
 def _hub_weights(name: str) -> Weights:
+    import timm
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     config = timm.get_pretrained_cfg(name)
@@ -362,6 +379,8 @@ def build_backbone(name: str, weights: Weights | None, resolution: int | None = 
         if weights is not None and weights.path is not None:
             _load(model, weights.path)
         return model
+    import timm
+
     if weights is None or weights.path is None:
         model = timm.create_model(name, num_classes=0)
     elif weights.hub:

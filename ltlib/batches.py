@@ -7,6 +7,7 @@ tensor. The order of an epoch depends on (seed, epoch) alone, the augmentation o
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator
@@ -15,8 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import AutoAugment, AutoAugmentPolicy
-from torchvision.transforms import functional as TF
 
 
 def stream(seed: int, epoch: int, purpose: str) -> torch.Generator:
@@ -116,7 +115,7 @@ class ImageBatches(FeatureBatches):
             sides = torch.tensor([[self.height], [self.width]])
             drawn["holes"] = (torch.rand(2, n, generator=stream(seed, epoch, "cutout")) * sides).long()
         if self.views == "contrastive":
-            drawn["policies"] = torch.randint(0, len(POLICIES), (n,), generator=stream(seed, epoch, "auto_augment"))
+            drawn["policies"] = torch.randint(0, len(auto_augment_policies()), (n,), generator=stream(seed, epoch, "auto_augment"))
             drawn["chances"] = torch.rand(2, n, generator=stream(seed, epoch, "auto_augment_chances"))
             drawn["signs"] = torch.randint(0, 2, (2, n), generator=stream(seed, epoch, "auto_augment_signs")) * 2 - 1
             drawn["simclr"] = torch.rand(2, 11, n, generator=stream(seed, epoch, "simclr"))
@@ -202,6 +201,8 @@ def rand_augment(x: Tensor, operations: Tensor, signs: Tensor, magnitude: int) -
 
 
 def _operate(name: str, x: Tensor, strength: float) -> Tensor:
+    from torchvision.transforms import functional as TF
+
     height, width = x.shape[-2:]
     match name:
         case "shear_x":
@@ -234,20 +235,25 @@ def _operate(name: str, x: Tensor, strength: float) -> Tensor:
             return TF.invert(x)
 
 
-POLICIES = AutoAugment(AutoAugmentPolicy.CIFAR10).policies  # 25 pairs of (operation, probability, magnitude 0 to 9 or None)
+@functools.cache
+def auto_augment_policies() -> list[tuple]:
+    """AutoAugment's 25 policies for CIFAR, torchvision's: pairs of (operation, probability, magnitude 0 to 9 or None)."""
+    from torchvision.transforms import AutoAugment, AutoAugmentPolicy
+
+    return AutoAugment(AutoAugmentPolicy.CIFAR10).policies
 
 
 def auto_augment(x: Tensor, policies: Tensor, chances: Tensor, signs: Tensor) -> Tensor:
-    """AutoAugment's policy for CIFAR: uint8 (B, 3, H, W), policies (B,) indices of ``POLICIES``, chances (2, B) in [0, 1), signs (2, B).
+    """AutoAugment's policy for CIFAR: uint8 (B, 3, H, W), policies (B,) their indices, chances (2, B) in [0, 1), signs (2, B).
 
     Images with the same operation, magnitude and sign are transformed together. Source: Cubuk et al. 2019, AutoAugment; the policies
-    are torchvision's.
+    are :func:`auto_augment_policies`.
     """
     x = x.clone()
     for step in range(2):
         wanted: dict[tuple, list[int]] = {}
         for row, (policy, chance, sign) in enumerate(zip(policies.tolist(), chances[step].tolist(), signs[step].tolist(), strict=True)):
-            operation, probability, magnitude = POLICIES[policy][step]
+            operation, probability, magnitude = auto_augment_policies()[policy][step]
             if chance < probability:
                 name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", operation).lower().replace("auto_contrast", "autocontrast")
                 strength, signed = OPERATIONS.get(name, (0.0, False))
@@ -268,6 +274,8 @@ def simclr_view(x: Tensor, u: Tensor) -> Tensor:
     contrast and saturation times 0.6 to 1.4 and hue turned by up to 0.1, in this order; grey with probability 0.2.
     Source: Chen et al. 2020, SimCLR, with the strengths of Khosla et al. 2020, SupCon.
     """
+    from torchvision.transforms import functional as TF
+
     area, ratio = 0.2 + 0.8 * u[0], torch.exp(math.log(3 / 4) + u[1] * math.log(16 / 9))
     width, height = (area * ratio).sqrt().clamp_max(1), (area / ratio).sqrt().clamp_max(1)
     left, top = (2 * u[2] - 1) * (1 - width), (2 * u[3] - 1) * (1 - height)

@@ -24,7 +24,7 @@ import joblib
 import nbformat
 
 from ltlib.backbones import MissingWeights, backbone_title
-from ltlib.config import HOST, ROOT, Profile, atomic_path, build_dir, exclusive, figures_dir, sweep
+from ltlib.config import HOST, ROOT, Profile, RunConfig, atomic_path, build_dir, exclusive, figures_dir, sweep
 from ltlib.datasets import DataError
 from ltlib.launch import unique_runs
 from ltlib.papers import profiles_of
@@ -47,13 +47,14 @@ class NotReady(NotebookFailed):
 
 @dataclass(frozen=True)
 class Page:
-    """One executed notebook: a source, and the parameters it is run with."""
+    """One executed notebook: a source, the parameters it is run with, and the runs whose records it reads."""
 
     name: str
     title: str
     source: Path
     profile: Profile
     backbones: tuple[str, ...]
+    runs: tuple[RunConfig, ...]
 
     @property
     def parameters(self) -> dict:
@@ -75,9 +76,7 @@ class Page:
         digest = hashlib.sha256((json.dumps(self.parameters, sort_keys=True) + repr(self.profile)).encode())
         code = [p for p in sorted((ROOT / "ltlib").rglob("*")) if p.suffix in (".py", ".toml") and p.name not in AFTERWARDS]
         reference = sorted((ROOT / "data" / "reference").glob("*.csv"))
-        runs = [run for run in unique_runs(self.profile) if run.backbone in self.backbones]
-        runs += [run for profile in profiles_of(self.source.stem) for run in unique_runs(profile)]
-        records = [path for run in runs for path in (record_path(run), predictions_path(run))]
+        records = [path for run in self.runs for path in (record_path(run), predictions_path(run))]
         for path in (self.source, *code, *reference, *records):
             digest.update(path.name.encode() + (path.read_bytes() if path.exists() else b"-"))
         return digest.hexdigest()
@@ -93,7 +92,7 @@ class Page:
     def made(self) -> dict:
         """What the executed notebook says of itself: its key, and the checksums of what it wrote."""
         try:
-            return nbformat.read(self.executed, as_version=4).metadata["ltlib"]
+            return json.loads(self.executed.read_text(encoding="utf-8"))["metadata"]["ltlib"]
         except Exception:  # missing, not a notebook, or not one of ours
             return {"key": None, "outputs": {}}
 
@@ -105,16 +104,18 @@ def _checksum(path: Path) -> str:
 def pages(profile: Profile) -> list[Page]:
     """The notebooks of a profile in order: those that it names, or all; those of ``PER_BACKBONE`` once for each backbone. Of imported
     photographs: ``ANY_DATA``."""
-    result = []
+    result, runs = [], unique_runs(profile)  # of all pages: listing them is slow
     own = any(protocol.counts for protocol in profile.protocols) and not profile.notebooks
     for source in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
         if (own and source.name[:2] not in ANY_DATA) or (profile.notebooks and source.stem not in profile.notebooks):
             continue
         heading = re.sub(r"^#+\s*", "", nbformat.read(source, as_version=4).cells[0].source.splitlines()[0])
         if source.stem in PER_BACKBONE:
-            result += [Page(f"{source.stem}_{b}", f"{heading}: {backbone_title(b)}", source, profile, (b,)) for b in profile.backbones]
+            result += [Page(f"{source.stem}_{b}", f"{heading}: {backbone_title(b)}", source, profile, (b,),
+                            tuple(run for run in runs if run.backbone == b)) for b in profile.backbones]
         else:
-            result.append(Page(source.stem, heading, source, profile, profile.backbones))
+            papers = [run for paper in profiles_of(source.stem) for run in unique_runs(paper)]
+            result.append(Page(source.stem, heading, source, profile, profile.backbones, (*runs, *papers)))
     return result
 
 

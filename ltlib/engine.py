@@ -23,8 +23,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
-from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -188,6 +186,8 @@ def build_optimizer(model: nn.Module, recipe: Recipe, own=()) -> torch.optim.Opt
     Weight decay leaves biases, normalisation and what the backbone exempts (position embeddings) alone, unless
     ``decay_all``. With ``layer_decay`` d the l-th layer of the backbone from its end has the rate lr d^l; the head has lr.
     """
+    from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_groups_weight_decay
+
     parts = [model.backbone, model.head] if hasattr(model, "backbone") else [model]
     groups = []
     for part in parts:
@@ -236,6 +236,8 @@ def fit(model: nn.Module, loss: Loss, batches: FeatureBatches, recipe: Recipe, s
     the stored state, if there is one. Raises Diverged, naming the epoch, as soon as an epoch's loss is not finite, Stopped after
     ``request_stop``, CheckpointError or OSError where the stored state does not fit the model or cannot be read.
     """
+    from timm.utils import ModelEmaV3
+
     device = batches.labels.device
     loss.attach(model)
     loss.to(device)

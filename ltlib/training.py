@@ -22,7 +22,6 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pandas as pd
-import timm
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -312,6 +311,8 @@ def run_or_load(config: RunConfig, device: str | None = None, say: Callable[[str
 
 def _libraries() -> dict:
     """Versions on which the bits of a training step, and the names in a checkpoint, depend."""
+    import timm
+
     return {"torch": str(torch.__version__), "timm": timm.__version__}
 
 

@@ -7,7 +7,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltlib.batches import HUES, OPERATIONS, POLICIES, FeatureBatches, ImageBatches, auto_augment, rand_augment, simclr_view, stream
+from ltlib.batches import (
+    HUES,
+    OPERATIONS,
+    FeatureBatches,
+    ImageBatches,
+    auto_augment,
+    auto_augment_policies,
+    rand_augment,
+    simclr_view,
+    stream,
+)
 
 N = 23
 IMAGES = np.random.default_rng(0).integers(0, 256, (N, 8, 8, 3), dtype=np.uint8)
@@ -382,7 +392,7 @@ def run_policy(images, policy, first=True, second=True, sign=1):
     return auto_augment(images, torch.full((n,), policy), chances, torch.full((2, n), sign))
 
 
-@pytest.mark.parametrize("policy", range(len(POLICIES)))
+@pytest.mark.parametrize("policy", range(len(auto_augment_policies())))
 def test_each_operation_of_a_policy_is_torchvisions_own(policy):
     """Image by image, as torchvision's AutoAugment applies it, whose magnitudes are rounded to float32: a grey value more or less."""
     from torchvision.transforms import AutoAugment, AutoAugmentPolicy, InterpolationMode
@@ -402,7 +412,7 @@ def test_each_operation_of_a_policy_is_torchvisions_own(policy):
             assert difference.max() <= 1
 
 
-@pytest.mark.parametrize("policy", range(len(POLICIES)))
+@pytest.mark.parametrize("policy", range(len(auto_augment_policies())))
 def test_the_second_operation_of_a_policy_comes_after_the_first(policy):
     both = run_policy(AS_STORED, policy)
     assert torch.equal(both, run_policy(run_policy(AS_STORED, policy, second=False), policy, first=False))
@@ -412,7 +422,8 @@ def test_the_second_operation_of_a_policy_comes_after_the_first(policy):
 def test_an_operation_happens_with_its_probability():
     chances = torch.linspace(0, 0.999, 101)
     images, ones = AS_STORED[:1].expand(101, -1, -1, -1), torch.ones(2, 101)
-    inverting = [(number, first[1]) for number, (first, _) in enumerate(POLICIES) if first[0] == "Invert"]  # which leaves no image as it is
+    # which leaves no image as it is
+    inverting = [(number, first[1]) for number, (first, _) in enumerate(auto_augment_policies()) if first[0] == "Invert"]
     for policy, probability in inverting:
         out = auto_augment(images, torch.full((101,), policy), torch.stack([chances, ones[0]]), ones.long())
         assert torch.equal((out != images).flatten(1).any(1), chances < probability)
@@ -421,7 +432,7 @@ def test_an_operation_happens_with_its_probability():
 
 def test_images_with_different_policies_do_not_mix():
     generator = torch.Generator().manual_seed(0)
-    policies = torch.randint(len(POLICIES), (N,), generator=generator)
+    policies = torch.randint(len(auto_augment_policies()), (N,), generator=generator)
     chances, signs = torch.rand(2, N, generator=generator), torch.randint(0, 2, (2, N), generator=generator) * 2 - 1
     together = auto_augment(AS_STORED, policies, chances, signs)
     alone = [auto_augment(AS_STORED[i : i + 1], policies[i : i + 1], chances[:, i : i + 1], signs[:, i : i + 1]) for i in range(N)]

@@ -362,7 +362,7 @@ def test_a_checkpoint_of_other_libraries_is_put_aside_by_name(out, monkeypatch):
         run_or_load(config, "cpu")
     monkeypatch.undo()
     monkeypatch.setenv("LTLIB_OUT", str(out))
-    monkeypatch.setattr(training.timm, "__version__", "0.1")
+    monkeypatch.setattr(timm, "__version__", "0.1")
     assert run_or_load(config, "cpu", said.append).status == "done"
     assert any("was written with another timm" in line and "now 0.1" in line for line in said)
     assert [p.suffix for p in training.live_path(config, "").parent.iterdir()] == [".lock"], "the run is done"
