@@ -5,7 +5,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
-from ltlib import report, thesis
+from ltlib import __main__, report, thesis
 from ltlib.config import figures_dir
 from ltlib.export import write_results
 from ltlib.thesis import CONTENTS, NoLatex, ThesisFailed, compile_thesis, document
@@ -88,3 +88,26 @@ def test_without_latexmk_the_source_is_written_and_named(made, monkeypatch):
     monkeypatch.setattr(thesis.shutil, "which", lambda name: None)
     with pytest.raises(NoLatex, match=r"the source is .*thesis\.tex\. Debian: apt install latexmk"):
         compile_thesis(made)
+
+
+@pytest.mark.parametrize(("fault", "code", "end"), [
+    (None, 0, "a document of all   thesis.pdf"), (NoLatex("no latexmk"), 0, "a document of all   none: no latexmk"),
+    (ThesisFailed("LaTeX failed"), 1, "ThesisFailed: LaTeX failed"),
+])
+def test_the_book_is_made_once_after_the_document_and_whatever_latex_says(fault, code, end, tmp_path, monkeypatch, capsys):
+    made = []
+
+    def compile_it(profile):
+        made.append("document")
+        if fault:
+            raise fault
+        return "thesis.pdf"
+
+    monkeypatch.setattr(__main__.launch, "compute_runs", lambda *_, **__: None)
+    monkeypatch.setattr(__main__, "notebooks", lambda *_: None)
+    monkeypatch.setattr(__main__, "compile_thesis", compile_it)
+    monkeypatch.setattr(__main__, "write_html", lambda *_: made.append("book") or tmp_path)
+    assert __main__.main(["all", "--profile", "smoke"]) == code
+    assert made == ["document", "book"]
+    said = capsys.readouterr()
+    assert (said.out + said.err).rstrip().endswith(end)
