@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import numbers
-from dataclasses import dataclass
 
 import numpy as np
 
-from ltlib.config import ConfigError, Protocol
-from ltlib.datasets import ImageData
+from ltlib.errors import ConfigError
 
 GROUPS = ("head", "middle", "tail")
 
 
-def class_counts(num_classes: int = 100, max_count: int = 500, imbalance_factor: float = 100, minimum: int | None = None) -> np.ndarray:
+def class_counts(
+    num_classes: int = 100,
+    max_count: int = 500,
+    imbalance_factor: float = 100,
+    minimum: int | None = None,
+) -> np.ndarray:
     """Images per class of an exponential long tail, n_c = int(max_count * IF^(-c / (C - 1))).
 
     Arguments
         num_classes       C >= 1
         max_count         n_0, images of the most frequent class
         imbalance_factor  IF = n_0 / n_(C-1) >= 1; 1 gives equal counts
-        minimum           raise smaller counts to this (the thesis's test set uses 1); None refuses counts below 1
+        minimum           raise smaller counts to this (the thesis's test set uses 1); None refuses
+                          counts below 1
     Returns (C,) int64, not increasing. The defaults give CIFAR100-LT: 10,847 images.
     Raises ConfigError for IF < 1, C < 1, or counts below 1 (it names the classes).
     Source: Cao et al. 2019 (LDAM-DRW), ``get_img_num_per_cls``; Cui et al. 2019.
@@ -28,28 +32,43 @@ def class_counts(num_classes: int = 100, max_count: int = 500, imbalance_factor:
     _check_arguments(num_classes, max_count, imbalance_factor)
     # the official order of operations, so that int() cuts at the same places
     ratio = 1 / imbalance_factor
-    counts = np.array([int(max_count * ratio ** (c / max(num_classes - 1, 1))) for c in range(num_classes)], dtype=np.int64)
+    counts = np.array(
+        [int(max_count * ratio ** (c / max(num_classes - 1, 1))) for c in range(num_classes)],
+        dtype=np.int64,
+    )
     if minimum is not None:
         counts = np.maximum(counts, minimum)
     try:
         check_counts(counts)
     except ConfigError as error:
-        raise ConfigError(f"imbalance_factor = {imbalance_factor!r}, max_count = {max_count}: {error}") from None
+        raise ConfigError(
+            f"imbalance_factor = {imbalance_factor!r}, max_count = {max_count}: {error}"
+        ) from None
     return counts
 
 
 def _check_arguments(num_classes: int, max_count: int, imbalance_factor: float) -> None:
     if num_classes < 1 or max_count < 1:
-        raise ConfigError(f"num_classes = {num_classes}, max_count = {max_count}: expected at least 1 of each")
-    if not (isinstance(imbalance_factor, numbers.Real) and np.isfinite(imbalance_factor) and imbalance_factor >= 1):
-        raise ConfigError(f"imbalance_factor = {imbalance_factor!r}: expected a number >= 1 (1 is balanced, 100 is CIFAR100-LT)")
+        raise ConfigError(
+            f"num_classes = {num_classes}, max_count = {max_count}: expected at least 1 of each"
+        )
+    if not (
+        isinstance(imbalance_factor, numbers.Real)
+        and np.isfinite(imbalance_factor)
+        and imbalance_factor >= 1
+    ):
+        raise ConfigError(
+            f"imbalance_factor = {imbalance_factor!r}: expected a number >= 1 (1 is balanced, 100"
+            " is CIFAR100-LT)"
+        )
 
 
 def step_counts(num_classes: int, max_count: int, imbalance_factor: float) -> np.ndarray:
-    """Images per class of a step: odd classes max_count, even ones int(max_count / IF), at least 1. Returns (C,) int64.
+    """Images per class of a step: odd classes max_count, even ones int(max_count / IF), at least 1.
+    Returns (C,) int64.
 
-    Raises ConfigError for IF < 1 or C < 1. Source: Buda et al. 2018, with the even classes as minorities, as in PF-loss (Du et al. 2021)
-    and ARConvL (Li et al. 2023).
+    Raises ConfigError for IF < 1 or C < 1. Source: Buda et al. 2018, with the even classes as
+    minorities, as in PF-loss (Du et al. 2021) and ARConvL (Li et al. 2023).
     """
     _check_arguments(num_classes, max_count, imbalance_factor)
     few = max(1, int(max_count / imbalance_factor))
@@ -61,13 +80,15 @@ def check_counts(counts: np.ndarray) -> None:
     empty = np.flatnonzero(np.asarray(counts) < 1)
     if len(empty):
         raise ConfigError(
-            f"classes {', '.join(map(str, empty[:10]))}{' ...' if len(empty) > 10 else ''} would have fewer than 1 image: "
-            "expected at least 1 in every class. Lower imbalance_factor or raise max_count."
+            f"classes {', '.join(map(str, empty[:10]))}{' ...' if len(empty) > 10 else ''} would"
+            " have fewer than 1 image: expected at least 1 in every class. Lower imbalance_factor"
+            " or raise max_count."
         )
 
 
 def shuffled_by_class(labels: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Indices of each class in random order: one ``RandomState(seed)``, class by class, as LDAM-DRW does it.
+    """Indices of each class in random order: one ``RandomState(seed)``, class by class, as LDAM-DRW
+    does it.
 
     labels (N,) -> list of C index arrays. The first n of each are the images that LDAM-DRW keeps.
     """
@@ -81,23 +102,29 @@ def shuffled_by_class(labels: np.ndarray, seed: int) -> list[np.ndarray]:
 
 
 def select(labels: np.ndarray, counts: np.ndarray, seed: int = 0) -> np.ndarray:
-    """Indices of ``counts[c]`` images of each class c, class by class. Raises ConfigError if a class has fewer."""
+    """Indices of ``counts[c]`` images of each class c, class by class. Raises ConfigError if a
+    class has fewer."""
     order = shuffled_by_class(labels, seed)
     if len(order) != len(counts):
-        raise ConfigError(f"counts for {len(counts)} classes, but the labels hold {len(order)} classes")
+        raise ConfigError(
+            f"counts for {len(counts)} classes, but the labels hold {len(order)} classes"
+        )
     for label, (index, count) in enumerate(zip(order, counts, strict=True)):
         if count > len(index):
-            raise ConfigError(f"class {label}: {count} images asked for, but there are {len(index)}; lower max_count")
+            raise ConfigError(
+                f"class {label}: {count} images asked for, but there are {len(index)}; lower"
+                " max_count"
+            )
     return np.concatenate([index[:count] for index, count in zip(order, counts, strict=True)])
 
 
 def groups(kind: str, class_counts: np.ndarray) -> dict[str, np.ndarray]:
     """Class ids of head, middle and tail.
 
-    kind "thesis": thirds of the classes by falling count, the tail taking the rest (33, 33 and 34 of 100; with
-    falling counts the ids 0-32, 33-65, 66-99). kind "survey": more than 100, 20 to 100, fewer than 20 training
-    images (35, 35 and 30 classes of CIFAR100-LT at IF 100); a group can be empty. kind "step": head, the classes with the most
-    images; tail, all others; no middle.
+    kind "thesis": thirds of the classes by falling count, the tail taking the rest (33, 33 and 34
+    of 100; with falling counts the ids 0-32, 33-65, 66-99). kind "survey": more than 100, 20 to
+    100, fewer than 20 training images (35, 35 and 30 classes of CIFAR100-LT at IF 100); a group can
+    be empty. kind "step": head, the classes with the most images; tail, all others; no middle.
     """
     counts = np.asarray(class_counts)
     if kind == "thesis":
@@ -105,103 +132,17 @@ def groups(kind: str, class_counts: np.ndarray) -> dict[str, np.ndarray]:
         third = len(counts) // 3
         parts = (by_count[:third], by_count[third : 2 * third], by_count[2 * third :])
     elif kind == "survey":
-        parts = (np.flatnonzero(counts > 100), np.flatnonzero((counts >= 20) & (counts <= 100)), np.flatnonzero(counts < 20))
+        parts = (
+            np.flatnonzero(counts > 100),
+            np.flatnonzero((counts >= 20) & (counts <= 100)),
+            np.flatnonzero(counts < 20),
+        )
     elif kind == "step":
-        parts = (np.flatnonzero(counts == counts.max()), np.arange(0), np.flatnonzero(counts < counts.max()))
+        parts = (
+            np.flatnonzero(counts == counts.max()),
+            np.arange(0),
+            np.flatnonzero(counts < counts.max()),
+        )
     else:
         raise ConfigError(f"groups {kind!r}: expected 'thesis', 'survey' or 'step'")
     return {name: np.sort(part) for name, part in zip(GROUPS, parts, strict=True)}
-
-
-def longtailed_counts(protocol: Protocol, num_classes: int) -> np.ndarray:
-    """(C,) training counts of the protocol's long-tailed set; they define its groups for both training sets."""
-    if protocol.counts:
-        return np.array(protocol.counts, dtype=np.int64)
-    if protocol.imbalance == "step":
-        return step_counts(num_classes, protocol.max_count, protocol.imbalance_factor)
-    return class_counts(num_classes, protocol.max_count, protocol.imbalance_factor)
-
-
-def train_counts(protocol: Protocol, train_set: str, num_classes: int) -> np.ndarray:
-    """(C,) training counts of the "balanced" or the "longtailed" training set, without the images that ``val_fraction`` takes."""
-    counts = _selected_counts(protocol, train_set, num_classes)
-    return counts - _held_out(protocol, counts)
-
-
-def _selected_counts(protocol: Protocol, train_set: str, num_classes: int) -> np.ndarray:
-    if train_set == "balanced":
-        return np.full(num_classes, protocol.balanced_count, dtype=np.int64)
-    return longtailed_counts(protocol, num_classes)
-
-
-def _held_out(protocol: Protocol, counts: np.ndarray) -> np.ndarray:
-    """Of each class, rounded; at least one image is left to train on."""
-    return np.minimum(np.rint(protocol.val_fraction * counts).astype(np.int64), counts - 1)
-
-
-def test_counts(protocol: Protocol, num_classes: int) -> np.ndarray:
-    """(C,) counts of the long-tailed test set, max(1, int(test_per_class IF^(-c / (C - 1)))), or those of a step."""
-    if protocol.imbalance == "step":
-        return step_counts(num_classes, protocol.test_per_class, protocol.imbalance_factor)
-    return class_counts(num_classes, protocol.test_per_class, protocol.imbalance_factor, minimum=1)
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Index arrays into the training images (train, val) and the test images (tests, by evaluation set)."""
-
-    train: np.ndarray
-    val: np.ndarray
-    tests: dict[str, np.ndarray]
-
-
-def make_splits(data: ImageData, protocol: Protocol, train_set: str) -> Splits:
-    """Cut the training, validation and evaluation sets of a protocol.
-
-    train   the first n_c of each class in the shuffled order
-    val     the last ``val_per_class`` of each class, as far as they are not in train: always training images, never
-            test images. With pools larger than n_c (protocol "thesis") every class has its full number. With ``val_fraction``:
-            that share of the n_c, the last of them, which are then not in train
-    tests   "balanced", and "longtailed" where the protocol has it (a subset of "balanced"). "longtailed" is cut
-            into "head", "middle", "tail"; "balanced" into "balanced_head", "balanced_middle", "balanced_tail".
-
-    A protocol with ``counts`` cuts nothing: train is the first sum(counts) of the training images, val the others, and the test
-    images are one set: "balanced" where every class has the same number of them, otherwise "longtailed", cut as above.
-    """
-    if protocol.counts:
-        index = np.arange(len(data.train_labels))
-        images = np.bincount(data.test_labels, minlength=data.num_classes)
-        tests = {"balanced" if len(set(images)) == 1 else "longtailed": np.arange(len(data.test_labels))}
-        _cut_into_groups(tests, data, protocol)
-        return Splits(train=index[: sum(protocol.counts)], val=index[sum(protocol.counts) :], tests=tests)
-    order = shuffled_by_class(data.train_labels, protocol.data_seed)
-    counts = train_counts(protocol, train_set, data.num_classes)
-    train = select(data.train_labels, counts, protocol.data_seed)
-    if protocol.val_fraction:
-        ends = _selected_counts(protocol, train_set, data.num_classes)
-        val = [index[count:end] for index, count, end in zip(order, counts, ends, strict=True)]
-    else:
-        val = [index[max(count, len(index) - protocol.val_per_class) :] for index, count in zip(order, counts, strict=True)]
-
-    def test_set(counts):
-        return np.sort(select(data.test_labels, counts, protocol.data_seed))
-
-    tests = {"balanced": test_set(np.full(data.num_classes, protocol.test_per_class))}
-    if protocol.longtailed_test:
-        tests["longtailed"] = test_set(test_counts(protocol, data.num_classes))
-    _cut_into_groups(tests, data, protocol)
-    return Splits(train=train, val=np.concatenate(val), tests=tests)
-
-
-def _cut_into_groups(tests: dict[str, np.ndarray], data: ImageData, protocol: Protocol) -> None:
-    ids = groups(protocol.groups, longtailed_counts(protocol, data.num_classes))
-    for base, prefix in (("longtailed", ""), ("balanced", "balanced_")):
-        for name in GROUPS if base in tests else ():
-            member = tests[base][np.isin(data.test_labels[tests[base]], ids[name])]
-            if len(member):
-                tests[prefix + name] = member
-
-
-def base_set(names) -> str:
-    """The evaluation set that holds all the others: "balanced" where it is among these names, otherwise "longtailed"."""
-    return "balanced" if "balanced" in names else "longtailed"

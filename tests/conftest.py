@@ -1,15 +1,25 @@
 """Every test writes to a folder of its own; the network is out of bounds but for the loopback."""
 
 import os
-from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 import torch
+from filelock import FileLock
 
-from ltlib import backbones, book, datasets
-from ltlib.config import load_profile
+from ltlib.data import load_dataset
+from ltlib.files import ROOT
+from ltlib.models import weights
+from ltlib.runs.profiles import load_profile
+from workbook import notebooks as notebooks_module
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """The longest file first: beside it another worker does all the others."""
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
 
 
 @pytest.fixture(scope="session")
@@ -27,10 +37,29 @@ def out(tmp_path, monkeypatch, _pretrained_cache):
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def built(tmp_path_factory):
+    """All of the smoke profile, made once for all tests to read: where, and what was said."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # which the workers share
+    out, said = base / "built", base / "built.txt"
+    with FileLock(base / "built.lock"):
+        if not said.exists():
+            command = [sys.executable, "-m", "workbook", "all", "--profile", "smoke", "--jobs", "2"]
+            environment = os.environ | {"LTLIB_OUT": str(out)}
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            said.write_text(done.stdout)
+    return out, said.read_text()
+
+
 @pytest.fixture
 def fresh_caches():
-    """Forget loaded data sets and found weights before and after, for tests that change where they come from."""
-    caches = (datasets.load_dataset, backbones.find_weights, backbones._hub_fault)
+    """Forget loaded data sets and found weights, for tests that change where they come from."""
+    caches = (load_dataset, weights.find_weights, weights.hub_fault)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -43,22 +72,10 @@ def library(tmp_path, monkeypatch, out):
     """An empty folder of notebooks, in place of the project's."""
     folder = tmp_path / "library"
     folder.mkdir()
-    monkeypatch.setattr(book, "NOTEBOOKS", folder)
+    monkeypatch.setattr(notebooks_module, "NOTEBOOKS", folder)
     return folder
 
 
 @pytest.fixture
 def smoke():
     return load_profile("smoke")
-
-
-needs_cifar100 = pytest.mark.skipif(
-    not (Path(os.environ.get("LTLIB_DATA") or "data") / "cifar100.npz").exists(), reason="LTLIB_DATA holds no cifar100.npz"
-)
-needs_fashion_mnist = pytest.mark.skipif(
-    not (Path(os.environ.get("LTLIB_DATA") or "data") / "fashion-mnist").exists(), reason="LTLIB_DATA holds no fashion-mnist"
-)
-needs_real_weights = pytest.mark.skipif(
-    not (Path(os.environ.get("LTLIB_WEIGHTS") or "none") / "mobilenetv2_100.safetensors").exists(),
-    reason="LTLIB_WEIGHTS holds no mobilenetv2_100.safetensors",
-)

@@ -1,6 +1,9 @@
-"""Runs that are killed, stopped, started twice or have nowhere to write: each ends in its one clear way, and nothing is lost."""
+"""Runs that are killed, stopped, started twice or have nowhere to write: each ends in its one clear
+way, and nothing is lost.
+"""
 
 import json
+import multiprocessing
 import os
 import random
 import resource
@@ -12,11 +15,14 @@ import time
 import pytest
 from safetensors.torch import save_file
 
-from ltlib.config import ROOT, load_profile, output_root
-from ltlib.launch import unique_runs
-from ltlib.records import load_record
-from ltlib.training import live_path, model_path, run_or_load
+from ltlib.files import ROOT, output_root
+from ltlib.runs import load_profile, load_record, run_or_load
+from ltlib.runs.progress import live_path, unique_runs
+from ltlib.runs.records import record_path
+from ltlib.runs.run import model_path
+from workbook.__main__ import main
 
+pytestmark = pytest.mark.slow
 PROFILE = """
 title = "to be killed"
 dataset = "digits"
@@ -26,13 +32,13 @@ losses = ["{loss}"]
 seeds = [0]
 train_sets = ["longtailed"]
 [protocols.thesis]
-max_count = 40
+max_count = 10
 balanced_count = 4
 val_per_class = 2
 test_per_class = 4
 longtailed_test = true
 groups = "thesis"
-imbalance_factor = 40.0
+imbalance_factor = 10.0
 [recipe]
 epochs = {epochs}
 batch_size = 16
@@ -44,11 +50,29 @@ clip_grad = 1.0
 crop_padding = 2
 flip = true
 resolution = 32
+{more}
 """
 KINDS = {
-    "finetune": {"mode": "finetune", "backbone": "mobilenetv2_035", "loss": "equalization", "epochs": 3},
+    "finetune": {
+        "mode": "finetune",
+        "backbone": "mobilenetv2_035",
+        "loss": "equalization",
+        "epochs": 3,
+    },
+    "light": {
+        "mode": "light",
+        "backbone": "mobilenetv2_035",
+        "loss": "balanced_softmax",
+        "epochs": 3,
+        "more": 'light = "bias_norm"\nhead_init = "class_means"',
+    },
     "probe": {"mode": "probe", "backbone": "mobilenetv2_035", "loss": "softmax", "epochs": 10},
-    "ldam and drw": {"mode": "finetune", "backbone": "mobilenetv2_035", "loss": "ldam_drw", "epochs": 3},
+    "ldam and drw": {
+        "mode": "finetune",
+        "backbone": "mobilenetv2_035",
+        "loss": "ldam_drw",
+        "epochs": 3,
+    },
 }
 
 
@@ -60,7 +84,9 @@ def weights(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    save_file(timm.create_model("mobilenetv2_035").state_dict(), folder / "mobilenetv2_035.safetensors")
+    save_file(
+        timm.create_model("mobilenetv2_035").state_dict(), folder / "mobilenetv2_035.safetensors"
+    )
     (folder / "mobilenetv2_035.json").write_text(json.dumps({"mean": [0.5] * 3, "std": [0.5] * 3}))
     return folder
 
@@ -73,23 +99,40 @@ def make(tmp_path, weights, monkeypatch, fresh_caches):
 
     def profile(kind, **changes):
         path = tmp_path / "killed.toml"
-        path.write_text(PROFILE.format(**(KINDS[kind] | changes)))
+        path.write_text(PROFILE.format(**({"more": ""} | KINDS[kind] | changes)))
         return load_profile(str(path))
 
     return profile
 
 
 def start(profile, **environment):
-    return subprocess.Popen([sys.executable, "-m", "ltlib", "runs", "--profile", profile.path, "--jobs", "1"], cwd=ROOT, text=True,
-                            env=os.environ | environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen(
+        [sys.executable, "-m", "workbook", "runs", "--profile", profile.path, "--jobs", "1"],
+        cwd=ROOT,
+        text=True,
+        env=os.environ | environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+# processes that have everything loaded already: only what is to be killed is waited for
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.loaded"])
 
 
 def train(profile):
     """A process that trains the one run of this profile."""
-    code = ("import sys; from ltlib.config import load_profile; from ltlib.training import run_or_load\n"
-            "run_or_load(*load_profile(sys.argv[1]).configs(), 'cpu')")
-    return subprocess.Popen([sys.executable, "-c", code, profile.path], cwd=ROOT, text=True, start_new_session=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    process = FORKS.Process(target=_train, args=(profile.path, dict(os.environ)))
+    process.start()
+    return process
+
+
+def _train(path, environment):
+    os.environ.clear()
+    os.environ.update(environment)
+    run_or_load(*load_profile(path).configs(), "cpu")
 
 
 def finish(process, timeout=300):
@@ -97,7 +140,7 @@ def finish(process, timeout=300):
     return process.returncode, said
 
 
-def wait_until(condition, process, seconds=120):
+def wait_until(condition, process, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()[0]
@@ -106,9 +149,11 @@ def wait_until(condition, process, seconds=120):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_killed_at_five_random_moments_it_ends_with_the_same_bytes(kind, make, monkeypatch, tmp_path):
+def test_killed_at_five_random_moments_it_ends_with_the_same_bytes(
+    kind, make, monkeypatch, tmp_path
+):
     profile = make(kind)
-    run, = unique_runs(profile)
+    (run,) = unique_runs(profile)
     run_or_load(run, "cpu")
     undisturbed, undisturbed_weights = load_record(run), model_path(run).read_bytes()
     monkeypatch.setenv("LTLIB_OUT", str(tmp_path / "killed"))
@@ -120,27 +165,37 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_bytes(kind, make, m
     for _ in range(5):
         before = live_path(run, ".pt").stat().st_mtime_ns if live_path(run, ".pt").exists() else 0
         process = train(profile)
-        wait_until(lambda before=before: live_path(run, ".pt").exists() and live_path(run, ".pt").stat().st_mtime_ns != before, process)
+        deadline = time.monotonic() + 300
+        while (
+            not live_path(run, ".pt").exists() or live_path(run, ".pt").stat().st_mtime_ns == before
+        ):
+            assert process.is_alive(), f"it ended before it wrote a checkpoint (seed {seed})"
+            assert time.monotonic() < deadline, "it never came to that"
+            time.sleep(0.02)
         time.sleep(moments.uniform(0, 0.3))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
+        process.kill()
+        process.join()
         assert load_record(run) is None, f"it was over before it was killed (seed {seed})"
-    code, said = finish(train(profile))
-    assert code == 0, said
+    process = train(profile)
+    process.join(300)
+    assert process.exitcode == 0
     record = load_record(run)
     assert len(record.provenance["starts"]) == 6, f"seed {seed}"
     positions = [(s["epoch"], s["step"]) for s in record.provenance["starts"]]
     assert positions == sorted(set(positions)), "every start goes on from a later step"
-    assert (record.config, record.status, record.results) == (undisturbed.config, undisturbed.status, undisturbed.results), f"seed {seed}"
+    assert (record.config, record.status, record.results) == (
+        undisturbed.config,
+        undisturbed.status,
+        undisturbed.results,
+    ), f"seed {seed}"
     assert model_path(run).read_bytes() == undisturbed_weights, f"seed {seed}"
     assert not live_path(run, ".pt").exists()
     assert not live_path(run, ".json").exists()
 
 
-def test_ctrl_c_stops_within_seconds_writes_a_checkpoint_and_says_how_to_go_on(make):
+def test_ctrl_c_stops_within_seconds_writes_a_checkpoint_and_says_how_to_go_on(make, capsys):
     profile = make("finetune", epochs=500)
-    run, = unique_runs(profile)
+    (run,) = unique_runs(profile)
     process = start(profile)
     wait_until(lambda: live_path(run, ".json").exists(), process)
     time.sleep(1)
@@ -153,15 +208,16 @@ def test_ctrl_c_stops_within_seconds_writes_a_checkpoint_and_says_how_to_go_on(m
     assert "Traceback" not in said
     process = start(profile)
     wait_until(lambda: json.loads(live_path(run, ".json").read_text())["done"] > 0.01, process)
-    status = subprocess.run([sys.executable, "-m", "ltlib", "status", "--profile", profile.path], cwd=ROOT, capture_output=True, text=True)
-    assert "1 running" in status.stdout
-    assert "running: mobilenetv2_035, thesis longtailed, equalization, seed 0: epoch" in status.stdout
+    main(["status", "--profile", profile.path])
+    said = capsys.readouterr().out
+    assert "1 running" in said
+    assert "running: mobilenetv2_035, thesis longtailed, equalization, seed 0: epoch" in said
     os.kill(process.pid, signal.SIGTERM)  # to the parent alone, as SLURM and docker do
     code, said = finish(process, timeout=30)
     assert code == 130, said
     assert live_path(run, ".pt").exists()
-    status = subprocess.run([sys.executable, "-m", "ltlib", "status", "--profile", profile.path], cwd=ROOT, capture_output=True, text=True)
-    assert "1 interrupted" in status.stdout
+    main(["status", "--profile", profile.path])
+    assert "1 interrupted" in capsys.readouterr().out
 
 
 def test_two_at_once_share_the_work_and_compute_nothing_twice(make):
@@ -181,9 +237,9 @@ def test_two_at_once_share_the_work_and_compute_nothing_twice(make):
 
 def test_a_full_disk_is_named_and_a_later_start_goes_on(make):
     """The system refuses every file above 1 MB, as a full disk would; results that fit are kept."""
-    profile = make("finetune")
-    run, = unique_runs(profile)
-    command = [sys.executable, "-m", "ltlib", "runs", "--profile", profile.path, "--jobs", "1"]
+    profile = make("finetune", epochs=2)
+    (run,) = unique_runs(profile)
+    command = [sys.executable, "-m", "workbook", "runs", "--profile", profile.path, "--jobs", "1"]
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, resource.RLIM_INFINITY))  # noqa: E731
     full = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit)
     said = full.stdout + full.stderr
@@ -198,7 +254,9 @@ def test_a_full_disk_is_named_and_a_later_start_goes_on(make):
     assert load_record(run).status == "done"
 
 
-def test_a_folder_that_cannot_be_written_stops_before_anything_is_computed(make, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_stops_before_anything_is_computed(
+    make, tmp_path, monkeypatch
+):
     profile = make("finetune")
     (tmp_path / "file").write_text("")
     code, said = finish(start(profile, LTLIB_OUT=str(tmp_path / "file")))
@@ -210,12 +268,11 @@ def test_a_folder_that_cannot_be_written_stops_before_anything_is_computed(make,
 
 
 def test_a_record_of_another_schema_stops_everything_and_is_kept(make):
-    from ltlib.records import record_path
-
     profile = make("probe")
-    run, = unique_runs(profile)
+    (run,) = unique_runs(profile)
     record_path(run).parent.mkdir(parents=True)
-    record_path(run).write_text(json.dumps({"schema": 99, "id": run.id, "status": "done", "config": {}, "results": {}, "provenance": {}}))
+    parts = {"id": run.id, "status": "done", "config": {}, "results": {}, "provenance": {}}
+    record_path(run).write_text(json.dumps({"schema": 99} | parts))
     code, said = finish(start(profile))
     assert code == 1
     assert "has schema 99, expected 1. Remove the file to run it again." in said

@@ -1,0 +1,65 @@
+"""Backbones by their names, with pretrained or fresh weights.
+
+timm is imported where a model is built: it takes seconds, and who only reads records needs none of
+it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from ltlib.errors import ConfigError
+from ltlib.models.names import check_name
+from ltlib.models.nets import OWN
+from ltlib.models.weights import Weights
+
+
+def build_backbone(name: str, weights: Weights | None, resolution: int | None = None) -> nn.Module:
+    """A backbone that maps images (B, 3, R, R) to pooled features (B, D), D = ``num_features`` of
+    the head's input.
+
+    ``weights`` None, or without a file, gives fresh weights from the current random state. Keys
+    must match to the last one (ConfigError). ``resolution`` R: models that take one size of image
+    only (ViT) get their position embeddings resampled.
+    """
+    check_name(name)
+    if name in OWN:
+        model = OWN[name]()
+        if weights is not None and weights.path is not None:
+            load_weights(model, weights.path)
+        return model
+    import timm
+
+    if weights is None or weights.path is None:
+        model = timm.create_model(name, num_classes=0)
+    elif weights.hub:
+        model = timm.create_model(
+            name, pretrained=True, num_classes=0, pretrained_cfg_overlay={"file": str(weights.path)}
+        )
+    else:
+        model = timm.create_model(name, num_classes=weights.num_classes)
+        load_weights(model, weights.path)
+        model.reset_classifier(0)
+    if (
+        resolution
+        and hasattr(model, "set_input_size")
+        and model.patch_embed.img_size != (resolution, resolution)
+    ):
+        model.set_input_size(resolution)
+    return model
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Load a safetensors file whose keys are the model's to the last one, or raise ConfigError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        model.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError) as error:
+        raise ConfigError(
+            f"{path}: expected the weights of this very model in timm's key names, whole"
+            f" ({str(error)[:300]}). Get the file again; a cached one can be removed."
+        ) from None

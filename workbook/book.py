@@ -1,0 +1,164 @@
+"""The book: the executed notebooks as HTML that needs no network, made by Sphinx and MyST-NB.
+
+All that Sphinx is to read is put together first: the notebooks, the pages of ``docs`` and an index
+of them. The book keeps a hash of that and is built again only when it changes, elsewhere, and moved
+into place as a whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+from ltlib.files import HOST, ROOT, build_dir, exclusive, results_dir
+from ltlib.runs.profiles import Profile
+from workbook.notebooks import Page, first_cell, pages, read_notebook
+
+TITLE = "The long-tail workbook"
+PARTS = {  # the numbers of their notebooks; one that no part names stands under the last
+    "Data": range(2),
+    "Seven losses": range(2, 10),
+    "Training and results": [*range(10, 16), 20],
+    "Three further systems": [17, 18, 19],
+    "Your own data": [16],
+    "More notebooks": [],
+}
+NOTES = {"fresh": "", "stale": "*Shows an older state.* ", "missing": "*Not made yet.* "}
+
+SETTINGS = {  # of Sphinx, instead of a conf.py
+    "project": TITLE,
+    "extensions": ["myst_nb", "sphinx-mathjax-offline"],
+    "nb_execution_mode": "off",
+    "nb_merge_streams": True,  # what one cell prints is one block, however often it was flushed
+    "nb_render_markdown_format": "myst",  # formulas in what a cell shows
+    "nb_ipywidgets_js": {},  # MyST-NB would load them from the network
+    "myst_enable_extensions": ["amsmath", "deflist", "dollarmath"],
+    "myst_dmath_allow_space": False,
+    "myst_dmath_double_inline": True,
+    "myst_heading_anchors": 3,
+    "smartquotes": False,
+    "html_theme": "sphinx_book_theme",
+    "html_title": TITLE,
+    "html_static_path": ["static"],
+    "html_css_files": ["book.css"],
+    "html_extra_path": ["files"],
+    "html_sourcelink_suffix": "",  # a notebook is downloaded under its own name
+    "html_show_search_summary": False,  # a browser does not let a file read another one
+    "html_context": {"default_mode": "auto"},  # dark where the reader's system is
+    "html_theme_options": {
+        "footer_content_items": [],  # no author, no date
+        "home_page_in_toc": True,
+        "navbar_persistent": [],  # the search stands in the side bar
+        "show_toc_level": 2,
+    },
+}
+
+
+def write_html(profile: Profile, say: Callable[[str], None] = print) -> Path:
+    """Build the book of a profile where it has changed; return its index.
+
+    Pages that are missing or stale, and Sphinx's warnings, are said.
+    """
+    folder = build_dir(profile.name) / "html"
+    with exclusive(folder, f"the book of {profile.name} is being made by another process", say):
+        states = [(page, page.state()) for page in pages(profile)]
+        for page, state in states:
+            if state != "fresh":
+                say(f"{page.name}: {state}")
+        sources = _sources(profile, states)
+        tools = [version(name) for name in ("sphinx", "myst-nb", "sphinx-book-theme")]
+        digest = hashlib.sha256(repr(tools).encode() + Path(__file__).read_bytes())
+        for name, content in sources.items():
+            digest.update(f"{name} {hashlib.sha256(content).hexdigest()}\n".encode())
+        mark = folder / "made_from.txt"
+        if not mark.exists() or mark.read_text() != digest.hexdigest():
+            _build(folder, sources | {f"files/{mark.name}": digest.hexdigest().encode()}, say)
+    return folder / "index.html"
+
+
+def _build(folder: Path, sources: dict[str, bytes], say: Callable[[str], None]) -> None:
+    """Write the sources into a temporary folder, let Sphinx build there, move what it made."""
+    from sphinx.application import Sphinx
+    from sphinx.util.docutils import docutils_namespace
+
+    place = {"prefix": f".html.{HOST}.{os.getpid()}.", "suffix": ".tmp", "dir": folder.parent}
+    with tempfile.TemporaryDirectory(**place) as temporary, docutils_namespace():
+        source, made, trees, old = (
+            Path(temporary) / name for name in ("in", "out", "trees", "old")
+        )
+        for name, content in sources.items():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes(content)
+        faults = io.StringIO()
+        Sphinx(source, None, made, trees, "html", SETTINGS, status=None, warning=faults).build()
+        for line in faults.getvalue().splitlines():
+            say(line.replace(f"{source}{os.sep}", ""))
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(made, folder)
+
+
+def _sources(profile: Profile, states: list[tuple[Page, str]]) -> dict[str, bytes]:
+    """All that Sphinx reads: path below its source folder, and content."""
+    docs = sorted((ROOT / "docs").glob("*.md"))
+    beside = {
+        build_dir(profile.name) / "thesis" / "thesis.pdf": "The tables and figures in print (PDF)",
+        results_dir(profile.name).parent / f"{profile.name}.csv": "All results (CSV)",
+    }
+    beside = {path: label for path, label in beside.items() if path.exists()}
+    index = [f"# {TITLE}", f"Profile **{profile.name}**. {profile.title}."]
+    index += [f'<a href="{path.name}">{label}</a>' for path, label in beside.items()]
+    part_of = {number: part for part, numbers in PARTS.items() for number in numbers}
+    for part in PARTS:
+        members = [s for s in states if part_of.get(int(s[0].name[:2]), list(PARTS)[-1]) == part]
+        index += [f"## {part}"] * bool(members)
+        for page, state in members:
+            title = _title(page) if state == "missing" else f"[{_title(page)}]({page.name}.ipynb)"
+            text = NOTES[state] + question(first_cell(page.source))
+            index.append(f"{title}\n: {text}" if text else title)
+        index.append(_toctree(part, [page.name for page, state in members if state != "missing"]))
+    index.append(_toctree("How to", [f"docs/{path.stem}" for path in docs]))
+    files = {f"docs/{path.name}": path for path in docs}
+    files |= {f"files/{path.name}": path for path in beside}
+    files |= {"static/book.css": Path(__file__).with_name("book.css")}
+    made = {f"{page.name}.ipynb": _notebook(page) for page, state in states if state != "missing"}
+    texts = {name: path.read_bytes() for name, path in files.items()}
+    return {"index.md": "\n\n".join(index).encode()} | made | texts
+
+
+def _toctree(caption: str, names: list[str]) -> str:
+    head = f"```{{toctree}}\n:caption: {caption}\n:hidden:\n\n"
+    return head + "\n".join(names) + "\n```" if names else ""
+
+
+def _title(page: Page) -> str:
+    return f"{page.name[:2]} {page.title}"
+
+
+def _notebook(page: Page) -> bytes:
+    """An executed notebook with its number in its title, and a description of each figure."""
+    notebook = read_notebook(page.executed)
+    first, heading = notebook["cells"][0], page.title
+    first["source"] = re.sub("^#.*", lambda _: f"# {_title(page)}", first["source"], count=1)
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            heading = (re.findall("^#+ +(.*)", cell["source"], re.MULTILINE) or [heading])[-1]
+        cell["metadata"]["mystnb"] = {"image": {"alt": f"Figure: {heading}"}}
+    return json.dumps(notebook, ensure_ascii=False, indent=1).encode()
+
+
+def question(text: str) -> str:
+    """The question in the text of a notebook's first cell, on one line; "" where there is none.
+
+    It goes from "**Question.**" to the last question mark of the paragraph, or to its end.
+    """
+    found = re.search(r"\*\*Question\.\*\*(.*?)(\n\s*\n|\Z)", text, re.DOTALL)
+    text = " ".join(found[1].split()) if found else ""
+    return text[: text.rfind("?") + 1] or text
