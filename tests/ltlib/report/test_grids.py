@@ -81,7 +81,7 @@ def test_over_seeds_brackets_stand_at_the_tails_alone(profile):
 
 
 def test_photographs_with_unequal_tests_are_judged_by_class(profile):
-    protocol = dataclasses.replace(profile.protocols[0], counts=(40, 20, 10))
+    protocol = dataclasses.replace(profile.protocols[0], counts=(40, 20, 10), imbalance_factor=4.0)
     found = records(of("softmax", 0.5, 0.5, eval_set="longtailed"))
     assert group_sets(protocol, found)["tail"] == "tail"
     assert group_sets(protocol, found)["all"] == "longtailed"
