@@ -123,6 +123,8 @@ class Training:
         self.recipe, self.seed, self.precision = recipe, seed, precision
         self.device = batches.labels.device
         self.head = getattr(model, "head", model)
+        if self.device.type == "cpu" and precision == "bfloat16":
+            _unfuse_attention(model)
         loss.attach(model)
         loss.to(self.device)
         own = loss.param_groups(recipe.lr)
@@ -218,6 +220,14 @@ class Training:
         if random["loss"] is not None:
             self.generator = torch.Generator(self.device)
             self.generator.set_state(random["loss"])
+
+
+def _unfuse_attention(model: nn.Module) -> None:
+    """Have timm's transformers compute attention step by step: on a CPU and in bfloat16, the fused
+    one's backward pass alone takes as long as all the rest of the step."""
+    for module in model.modules():
+        if getattr(module, "fused_attn", False):
+            module.fused_attn = False
 
 
 def _autocast(device: torch.device, precision: str):

@@ -179,6 +179,15 @@ def vit_classifier():
     return Classifier(build_backbone("vit_small32", None), build_head("linear", 128, 10))
 
 
+@pytest.mark.parametrize(("precision", "fused"), [("float32", True), ("bfloat16", False)])
+def test_attention_is_fused_but_where_that_is_slow(precision, fused):
+    model = vit_classifier()
+    Training(
+        model, build_loss("softmax", COUNTS), FeatureBatches(*blobs(), 8), RECIPE, 0, precision
+    )
+    assert {block.attn.fused_attn for block in model.backbone.blocks} == {fused}
+
+
 def rates(model, recipe):
     names, found = {id(p): name for name, p in model.named_parameters()}, {}
     for group in build_optimizer(model, recipe).param_groups:

@@ -91,13 +91,16 @@ def test_pretraining_that_diverges_is_a_failure_that_names_the_recipe(out):
 
 
 def test_a_killed_worker_is_explained(out):
+    profile, before = tiny(epochs=100), set(multiprocessing.active_children())
+
     def kill():
-        wait_until(multiprocessing.active_children)
-        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        wait_until(lambda: any(live_path(run, ".json").exists() for run in unique_runs(profile)))
+        (worker,) = set(multiprocessing.active_children()) - before
+        os.kill(worker.pid, signal.SIGKILL)
 
     meanwhile(kill)
     with pytest.raises(RunsFailed, match=r"a worker process was killed.*smaller JOBS"):
-        compute_runs(tiny(), jobs=1, device="cpu", say=quiet)
+        compute_runs(profile, jobs=1, device="cpu", say=quiet)
 
 
 @pytest.mark.slow
