@@ -58,7 +58,8 @@ ifeq ($(ENV),.venv)
 	@test -n "$(BASE_PYTHON)" || { echo "Python 3.11 or later is needed$(if $(PYTHON),: PYTHON=$(PYTHON) is not one). Install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	@test -e $(READY) || $(FRESH)
 	@test -e .venv || { echo "Making .venv with $(BASE_PYTHON): a few minutes, 5.5 GB"; "$(BASE_PYTHON)" -m venv .venv; }
-	"$(PY)" -m pip install --quiet -r requirements.lock
+	"$(PY)" -m pip install --quiet --no-compile -r requirements.lock
+	@"$(PY)" -m compileall -q -j 0 .venv/lib > /dev/null || true  # on all cores; pip compiles on one
 	"$(PY)" -m pip install -qq --no-deps --no-build-isolation -e .
 else
 	"$(PY)" -m pip install --quiet -e ".[workbook,cluster,dev]"
@@ -112,7 +113,7 @@ lint: $(READY) ## what can be seen without running: style, docstrings, types of 
 	"$(PY)" -m nbstripout --verify notebooks/*.ipynb
 
 test: lint ## lint, unit tests, the pipeline end to end in the smoke profile; FAST=1: the quick ones alone, in two minutes
-	"$(PY)" -m pytest -n auto --dist loadfile --no-loadscope-reorder $(if $(FAST),-m "not slow" --no-cov,)
+	"$(PY)" -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(if $(FAST),-m "not slow" --no-cov,)
 
 lock: $(READY) ## compile requirements.lock and environment.yml from pyproject.toml (newest versions)
 	"$(PY)" -m workbook.lock

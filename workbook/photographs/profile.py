@@ -9,6 +9,7 @@ from pathlib import Path
 from ltlib.errors import ConfigError
 from ltlib.files import atomic_path
 from ltlib.models import is_small
+from ltlib.runs.config import Pretraining
 from ltlib.runs.profiles import Profile, load_profile
 from workbook.photographs.importing import Imported
 
@@ -27,6 +28,7 @@ def write_profile(
     epochs: int = 20,
     flip: bool = True,
     precision: str = "float32",
+    pretraining: Pretraining | None = None,
 ) -> Profile:
     """Write a whole profile for imported photographs, and load it: ``make runs PROFILE=<path>``
     computes the same runs.
@@ -34,6 +36,7 @@ def write_profile(
     The rates are those of the profile "finetune" for the backbone's family (of "demo" for the small
     ones), images are those of the import, cropped at random after padding by an eighth. ``flip``:
     mirrored at random, right for all but scripts and the like. precision "bfloat16" is for GPUs.
+    pretraining: of small backbones (None: a short one).
     Raises ConfigError for what no profile may say.
     """
     small = [name for name in backbones if is_small(name)]
@@ -56,7 +59,8 @@ def write_profile(
     tables |= _family_recipes(base, backbones)
     if small:
         short = dataclasses.replace(base.pretraining.recipe, epochs=4)
-        tables |= {"pretraining": {"images": 3000}, "pretraining.recipe": vars(short)}
+        made = pretraining or Pretraining(images=3000, recipe=short)
+        tables |= {"pretraining": {"images": made.images}, "pretraining.recipe": vars(made.recipe)}
     else:
         tables["tune"] = {"lr": [recipe.lr / 3, recipe.lr, recipe.lr * 3]}
     text = [HEAD, *_toml(_top(own, base, backbones, losses))]
