@@ -24,12 +24,14 @@ from unittest import mock
 from ltlib.files import HOST, ROOT, atomic_path, build_dir, exclusive, figures_dir, sweep
 from ltlib.models import backbone_title
 from ltlib.runs.config import RunConfig
-from ltlib.runs.profiles import Profile, parameters_of, profiles_of
+from ltlib.runs.profiles import Profile, load_profile, parameters_of, profiles_of
 from ltlib.runs.progress import unique_runs
 from ltlib.runs.records import predictions_path, record_path
 
 NOTEBOOKS = ROOT / "notebooks"
 PER_BACKBONE = ("11_finetune",)
+# profiles whose records a notebook reads beside those of its own
+READS = {"20_how_much_should_move": ("probe", "light", "whole")}
 # numbers of the notebooks that hold for imported photographs too
 ANY_DATA = ("11", "12", "13", "14", "16")
 # what a cell raises where data or weights are not to be had here
@@ -136,8 +138,9 @@ def pages(profile: Profile) -> list[Page]:
 def _pages_of(source: Path, profile: Profile, runs: tuple[RunConfig, ...]) -> list[Page]:
     name, title = source.stem, heading(source)
     if name not in PER_BACKBONE:
-        papers = [run for paper in profiles_of(name) for run in unique_runs(paper)]
-        return [Page(name, title, source, profile, profile.backbones, (*runs, *papers))]
+        others = [*profiles_of(name), *map(load_profile, READS.get(name, ()))]
+        read = [run for other in others for run in unique_runs(other)]
+        return [Page(name, title, source, profile, profile.backbones, (*runs, *read))]
     result = []
     for backbone in profile.backbones:
         own = f"{title}: {backbone_title(backbone)}"

@@ -5,7 +5,7 @@ and goals.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,9 @@ from ltlib.metrics import share_difference, student
 from ltlib.models import backbone_title
 from ltlib.report.grids import group_sets
 from ltlib.report.tables import Gain, signed
+from ltlib.runs.config import RunConfig
 from ltlib.runs.profiles import Profile
-from ltlib.runs.records import computed_as, load_predictions
+from ltlib.runs.records import computed_as, load_predictions, load_record
 
 Block = tuple[str, str]  # protocol, backbone
 ALL_AND_GROUPS = ("all", *GROUPS)
@@ -51,22 +52,47 @@ def gain(
     by_seed = by_seed.reindex(columns=[loss, against]).dropna()
     if not len(by_seed):
         return Gain(np.nan, np.nan)
-    differences = by_seed[loss] - by_seed[against]
-    paired = _paired_error(profile, block, (loss, against), group, int(by_seed.index[0]))
+    seed = int(by_seed.index[0])
+    runs = [profile.config(backbone, x, "longtailed", seed, protocol) for x in (loss, against)]
+    return _paired_gain(by_seed[loss], by_seed[against], runs, group, int(rows["n"].iloc[0]))
+
+
+def gain_of_runs(pairs: Iterable[tuple[RunConfig, RunConfig]], group: str) -> Gain:
+    """Accuracy of the first of two runs minus that of the second on the balanced test, over the
+    pairs, one for each seed, of which both are finished; nan where there are none.
+
+    They share the protocol and may differ in all else, such as the mode. group and the interval are
+    those of :func:`gain`.
+    """
+    eval_set = "balanced" if group == "all" else f"balanced_{group}"
+    found = []
+    for runs in pairs:
+        records = [load_record(computed_as(run)) for run in runs]
+        if all(record is not None and record.status == "done" for record in records):
+            sets = [r.results["evaluations"]["last"]["sets"][eval_set] for r in records]
+            found.append((runs, [s["acc1"] for s in sets], sets[0]["n"]))
+    if not found:
+        return Gain(np.nan, np.nan)
+    runs, _, n = found[0]
+    return _paired_gain(*np.array([pair for _, pair, _ in found]).T, runs, group, n)
+
+
+def _paired_gain(better, worse, runs: Sequence[RunConfig], group: str, n: int) -> Gain:
+    """Of accuracies by seed (S,), with the interval of :func:`gain`; ``runs`` are those of the
+    first seed, n the images of the group."""
+    differences = np.asarray(better) - np.asarray(worse)
+    paired = _paired_error(runs, group)
     if paired is None:
-        n = int(rows["n"].iloc[0])
-        _, paired = share_difference(by_seed[loss].mean(), n, by_seed[against].mean(), n)
-    over_seeds = student(len(by_seed)) * scipy.stats.sem(differences) if len(by_seed) > 1 else 0.0
+        _, paired = share_difference(np.mean(better), n, np.mean(worse), n)
+    over_seeds = 0.0
+    if len(differences) > 1:
+        over_seeds = student(len(differences)) * scipy.stats.sem(differences)
     half = np.hypot(scipy.stats.norm.ppf(0.975) * paired, over_seeds)
     return Gain(100 * float(differences.mean()), 100 * float(half))
 
 
-def _paired_error(
-    profile: Profile, block: Block, losses: tuple[str, str], group: str, seed: int
-) -> float | None:
-    """Standard error of the mean over images of (right with one) - (right with the other)."""
-    protocol, backbone = block
-    runs = [profile.config(backbone, name, "longtailed", seed, protocol) for name in losses]
+def _paired_error(runs: Sequence[RunConfig], group: str) -> float | None:
+    """Standard error of the mean over images of (right with one run) - (right with the other)."""
     first, second = (load_predictions(computed_as(run)) for run in runs)
     if first is None or second is None:
         return None

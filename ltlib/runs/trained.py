@@ -148,7 +148,7 @@ def stored_features(
                 return None
             train_x, test_x = frozen.features(data, silent)
             return train_x[train], test_x[test]
-        pretrained = config.mode == "finetune" and is_small(config.backbone)
+        pretrained = config.mode != "scratch" and is_small(config.backbone)
         if pretrained and not small_path(config.backbone, config.pretraining, device)[0].exists():
             return None
         if not model_path(config).exists():

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import re
 
@@ -5,9 +6,17 @@ import numpy as np
 import pytest
 import torch
 from made_up import of, records
+from stored import store
 from test_notebooks import run
 
-from ltlib.report.comparison import answers, compare, first_protocols, gain, gains_table
+from ltlib.report.comparison import (
+    answers,
+    compare,
+    first_protocols,
+    gain,
+    gain_of_runs,
+    gains_table,
+)
 from ltlib.runs.profiles import load_profile
 from ltlib.runs.records import save_predictions
 from workbook.notebooks import NOTEBOOKS
@@ -57,6 +66,21 @@ def test_predictions_of_the_same_images_sharpen_it(out):
     tail = gain_of(profile, *same, group="tail")
     assert (tail.mean, tail.word()) == (0, "undecided")
     assert tail.half > 0
+
+
+def test_runs_of_two_modes_are_compared_seed_by_seed(out):
+    profile, pairs = profile_of(seeds=[0, 1, 2]), []
+    for seed, accuracies in enumerate(((0.6, 0.5), (0.62, 0.5), ())):
+        run = profile.config(BLOCK[1], "softmax", "longtailed", seed, "thesis")
+        pair = dataclasses.replace(run, mode="light"), run
+        for config, accuracy in zip(pair, accuracies, strict=False):
+            store(config, accuracy)
+        pairs.append(pair)
+    found = gain_of_runs(pairs, "all")
+    assert found.mean == pytest.approx(11)  # of the two pairs that are finished
+    images = 196 * np.sqrt((0.61 * 0.39 + 0.5 * 0.5) / 12)  # ten test images, and one for each side
+    assert found.half == pytest.approx(np.hypot(12.706 * 1, images), rel=0.01)
+    assert not gain_of_runs(pairs[2:], "all").known
 
 
 def test_what_is_missing_has_no_gain(out):
