@@ -3,14 +3,19 @@ scikit-learn."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+
 import numpy as np
 
 from ltlib.data.images import ImageData, image_data
 from ltlib.data.sizes import DATASETS
+from ltlib.files import atomic_path, cache_dir
 
+_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 _POOLS = {"pretrain": (0.0, 0.5), "train": (0.5, 0.75), "test": (0.75, 1.0)}
-
-
 _SIZE = 14  # pixels of a digit's side on the 32 x 32 canvas
 
 
@@ -22,12 +27,32 @@ def digit_pairs(seed: int = 0) -> ImageData:
     ``load_digits`` each, which does not say who wrote which), disjoint from that of
     :func:`digit_pairs_for_pretraining`. Deterministic in ``seed``.
     """
-    x_train, y_train = pairs("train", DATASETS["digits"].train_per_class, seed, clean=False)
-    x_test, y_test = pairs("test", DATASETS["digits"].test_per_class, seed, clean=False)
+    train = pairs("train", DATASETS["digits"].train_per_class, seed, clean=False)
+    test = pairs("test", DATASETS["digits"].test_per_class, seed, clean=False)
+    return image_data("digits", *train, *test, **_described(seed))
+
+
+def _described(seed: int) -> dict:
+    """What the arrays do not say."""
     names = [f"{c:02d}" for c in range(100)]
-    return image_data(
-        "digits", x_train, y_train, x_test, y_test, names, f"scikit-learn load_digits, seed {seed}"
-    )
+    return {"class_names": names, "origin": f"scikit-learn load_digits, seed {seed}"}
+
+
+def stored_digit_pairs() -> ImageData:
+    """:func:`digit_pairs` from the cache, where they are put first if they are not there: to make
+    them takes two seconds, and every process asks for them."""
+    made_by = [version(name) for name in ("numpy", "scipy", "scikit-learn")]
+    made_by.append(Path(__file__).read_text(encoding="utf-8"))
+    digest = hashlib.sha256("\n".join(made_by).encode()).hexdigest()[:10]
+    path = cache_dir() / f"digits-{digest}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return image_data("digits", *(file[key] for key in _ARRAYS), **_described(0))
+    except Exception:  # not there, or damaged: made again
+        data = digit_pairs()
+    with contextlib.suppress(OSError), atomic_path(path, durable=False) as partial:
+        np.savez(partial, **{key: getattr(data, key) for key in _ARRAYS})
+    return data
 
 
 def digit_pairs_for_pretraining(images: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

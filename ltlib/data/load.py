@@ -8,7 +8,7 @@ import hashlib
 import numpy as np
 
 from ltlib.data.cifar import cifar10, cifar100
-from ltlib.data.digits import digit_pairs
+from ltlib.data.digits import stored_digit_pairs
 from ltlib.data.images import ImageData, image_data, sha256
 from ltlib.data.npz import load_npz
 from ltlib.data.numerals import idx, svhn
@@ -26,7 +26,7 @@ def load_dataset(name: str) -> ImageData:
         return _one_vs_rest(name, load_dataset(task[1]), int(task[2]))
     load = {
         "cifar100": cifar100,
-        "digits": digit_pairs,
+        "digits": stored_digit_pairs,
         "fashion_mnist": functools.partial(idx, "fashion_mnist"),
         "mnist": functools.partial(idx, "mnist"),
         "cifar10": cifar10,

@@ -12,7 +12,7 @@ def _mobilenetv2_small() -> nn.Module:
     import timm
 
     model = timm.create_model("mobilenetv2_035", num_classes=0)
-    model.blocks[5][0].conv_dw.stride = (1, 1)  # 32 px images: 2 x 2 instead of 1 x 1 at the end
+    model.conv_stem.stride = (1, 1)  # 32 px images: 2 x 2 instead of 1 x 1 at the end
     return model
 
 

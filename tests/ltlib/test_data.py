@@ -25,6 +25,7 @@ from ltlib.data import (
 from ltlib.data import digits as digits_module
 from ltlib.data import images as images_module
 from ltlib.data import load as load_module
+from ltlib.data.digits import stored_digit_pairs
 from ltlib.errors import ConfigError, DataError
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB
@@ -519,6 +520,19 @@ def test_digit_pairs_have_100_classes_of_equal_size():
 def test_digit_pairs_are_deterministic_and_depend_on_the_seed():
     assert digit_pairs().checksums == digits().checksums
     assert digit_pairs(1).checksums["x_train"] != digits().checksums["x_train"]
+
+
+@pytest.mark.parametrize("damage", [None, b"not an archive"])
+def test_digit_pairs_from_the_cache_are_those_that_were_made(damage, tmp_path, monkeypatch):
+    monkeypatch.setenv("LTLIB_OUT", str(tmp_path))
+    first = stored_digit_pairs()
+    (kept,) = (tmp_path / "build" / "cache").glob("digits-*.npz")
+    if damage:
+        kept.write_bytes(damage)
+    for data in (first, stored_digit_pairs()):
+        assert data.checksums == digits().checksums
+        assert data.class_names == digits().class_names
+        assert data.train_labels.dtype == digits().train_labels.dtype
 
 
 def test_the_pools_of_handwriting_are_disjoint_and_cover_every_digit(monkeypatch):
