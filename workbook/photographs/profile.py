@@ -58,9 +58,7 @@ def write_profile(
     tables = {"protocols.own": {"groups": own.groups()}, "recipe": vars(recipe)}
     tables |= _family_recipes(base, backbones)
     if small:
-        short = dataclasses.replace(base.pretraining.recipe, epochs=4)
-        made = pretraining or Pretraining(images=3000, recipe=short)
-        tables |= {"pretraining": {"images": made.images}, "pretraining.recipe": vars(made.recipe)}
+        tables |= _pretraining(pretraining or _short(base.pretraining))
     else:
         tables["tune"] = {"lr": [recipe.lr / 3, recipe.lr, recipe.lr * 3]}
     text = [HEAD, *_toml(_top(own, base, backbones, losses))]
@@ -85,6 +83,16 @@ def _top(own: Imported, base: Profile, backbones, losses) -> dict:
         "train_sets": ["longtailed"],
         "deviations": [tested, f"Rates of the profile {base.name}, not tuned on these images."],
     }
+
+
+def _short(usual: Pretraining) -> Pretraining:
+    return dataclasses.replace(
+        usual, images=3000, recipe=dataclasses.replace(usual.recipe, epochs=4)
+    )
+
+
+def _pretraining(made: Pretraining) -> dict[str, dict]:
+    return {"pretraining": {"images": made.images}, "pretraining.recipe": vars(made.recipe)}
 
 
 def _family_recipes(base: Profile, backbones) -> dict[str, dict]:
