@@ -58,7 +58,7 @@ def write_profile(
     tables = {"protocols.own": {"groups": own.groups()}, "recipe": vars(recipe)}
     tables |= _family_recipes(base, backbones)
     if small:
-        tables |= _pretraining(pretraining or _short(base.pretraining))
+        tables |= _pretraining(pretraining, base.pretraining)
     else:
         tables["tune"] = {"lr": [recipe.lr / 3, recipe.lr, recipe.lr * 3]}
     text = [HEAD, *_toml(_top(own, base, backbones, losses))]
@@ -85,13 +85,10 @@ def _top(own: Imported, base: Profile, backbones, losses) -> dict:
     }
 
 
-def _short(usual: Pretraining) -> Pretraining:
-    return dataclasses.replace(
-        usual, images=3000, recipe=dataclasses.replace(usual.recipe, epochs=4)
-    )
-
-
-def _pretraining(made: Pretraining) -> dict[str, dict]:
+def _pretraining(given: Pretraining | None, usual: Pretraining) -> dict[str, dict]:
+    """The tables of what is given, or of a shorter one than usual."""
+    short = dataclasses.replace(usual.recipe, epochs=4)
+    made = given or dataclasses.replace(usual, images=3000, recipe=short)
     return {"pretraining": {"images": made.images}, "pretraining.recipe": vars(made.recipe)}
 
 
