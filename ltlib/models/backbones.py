@@ -28,7 +28,7 @@ def build_backbone(name: str, weights: Weights | None, resolution: int | None = 
     if name in OWN:
         model = OWN[name]()
         if weights is not None and weights.path is not None:
-            load_weights(model, weights.path)
+            load_weights(model, weights.path, weights.prefix)
         return model
     import timm
 
@@ -40,24 +40,33 @@ def build_backbone(name: str, weights: Weights | None, resolution: int | None = 
         )
     else:
         model = timm.create_model(name, num_classes=weights.num_classes)
-        load_weights(model, weights.path)
+        if weights.prefix:
+            _set_size(model, resolution)
+        load_weights(model, weights.path, weights.prefix)
         model.reset_classifier(0)
+    _set_size(model, resolution)
+    return model
+
+
+def _set_size(model: nn.Module, resolution: int | None) -> None:
     if (
         resolution
         and hasattr(model, "set_input_size")
         and model.patch_embed.img_size != (resolution, resolution)
     ):
         model.set_input_size(resolution)
-    return model
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file whose keys are the model's to the last one, or raise ConfigError."""
+def load_weights(model: nn.Module, path: Path, prefix: str = "") -> None:
+    """Load a safetensors file whose keys, of those that begin with ``prefix`` and without it, are
+    the model's to the last one, or raise ConfigError."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        model.load_state_dict(load_file(path))
+        found = load_file(path).items()
+        own = {k.removeprefix(prefix): value for k, value in found if k.startswith(prefix)}
+        model.load_state_dict(own)
     except (SafetensorError, RuntimeError) as error:
         raise ConfigError(
             f"{path}: expected the weights of this very model in timm's key names, whole"

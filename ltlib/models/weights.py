@@ -20,6 +20,8 @@ class Weights:
     """A file of pretrained weights (None: fresh ones) and how to feed the model.
 
     mean, std  normalisation of images in [0, 1]; interpolation  "bicubic" or "bilinear"
+    prefix     of the backbone's keys in the file; "backbone." in that of a run of ours, whose
+               backbone already has the size of the run's images
     """
 
     path: Path | None
@@ -29,6 +31,7 @@ class Weights:
     interpolation: str
     num_classes: int
     hub: bool = False
+    prefix: str = ""
 
     @functools.cached_property
     def checksum(self) -> str | None:

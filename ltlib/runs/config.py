@@ -43,6 +43,9 @@ class RunConfig:
     tau           post-hoc logit adjustment of the softmax run (Menon et al. 2021): nothing is
                   trained, its stored test logits are evaluated as z_c - tau ln f_c, f_c the class's
                   share of the training images; None means none
+    backbone_of   id of a finished run of mode "finetune": in mode "probe", or "light", its
+                  backbone, after its last epoch, takes the place of the pretrained one; empty means
+                  none
     method        what the profile calls this combination of loss, options and head, where it names
                   it (``Profile.methods``)
     """
@@ -63,6 +66,7 @@ class RunConfig:
     pretraining: Annotated[Pretraining, table(Pretraining)] | None = None
     tau: Annotated[float | None, bounds("a number above 0", gt=0)] = later(None)
     method: str = later("")
+    backbone_of: str = later("")
     profile: str = "custom"
 
     def __post_init__(self):
@@ -132,6 +136,9 @@ class RunConfig:
             require(mode == "light" or value == usual, name, value, light)
 
     def _check_variant(self) -> None:
+        own = f"empty, or mode = 'probe' or 'light'; in mode {self.mode!r} the whole backbone trains"
+        fits = not self.backbone_of or self.mode in ("probe", "light")
+        require(fits, "backbone_of", self.backbone_of, own)
         if self.drw is not None:
             names = [entry.name for entry in registry.ENTRIES.values() if entry.deferrable]
             others = f"a loss out of {', '.join(names)}, not {self.loss!r}; leave drw out"

@@ -4,6 +4,7 @@ runs."""
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import tomllib
@@ -50,9 +51,31 @@ class Method:
 
 
 @checked
+class BackboneOf:
+    """Runs of another profile whose trained backbones take the place of the pretrained ones: those
+    with this loss, and the backbone, training set, seed and protocol of the run that starts."""
+
+    profile: str
+    loss: str
+
+    @functools.cached_property
+    def _runs(self) -> Profile:
+        mode = _read(_profile_path(self.profile)).get("mode")
+        whole = "one with mode 'finetune', which trains whole backbones"
+        require(mode == "finetune", "backbone_of.profile", self.profile, whole)
+        return load_profile(self.profile)
+
+    def run_id(self, backbone: str, train_set: str, seed: int, protocol: str) -> str:
+        """Of the run whose backbone a run with these starts from."""
+        return self._runs.config(backbone, self.loss, train_set, seed, protocol).id
+
+
+@checked
 class Profile:
     """A named set of runs. ``configs()`` lists them; ``deviations`` are printed beside its results.
 
+    base       a profile (name or path, without a base of its own) whose keys hold where this one
+               has none; [recipe] is completed key by key
     losses     names of losses, of ``methods``, and of variants: ``<name>_drw`` re-weights from the
                fraction ``drw`` of the epochs on, ``logit_adjusted`` adjusts the softmax run (its
                only option: tau, 1 by default)
@@ -64,6 +87,8 @@ class Profile:
     methods    names of your own for a loss with options and a head
     notebooks  stems of the notebooks that this profile executes; none: all
     notebook_parameters  values for the cells tagged "parameters", of the notebooks that have them
+    backbone_of  runs of another profile whose trained backbones these start from, such as those
+               whose heads are to be fitted again
     tune       lists of values, by key of the recipe, that ``make tune`` tries in all combinations;
                tune_by  whether it chooses for a "backbone", on average over losses, or for each
                "loss" of a backbone
@@ -90,10 +115,12 @@ class Profile:
     notebook_parameters: dict = field(default_factory=dict)
     drw: Annotated[float, bounds("a fraction of the epochs, 0 <= drw < 1", ge=0, lt=1)] = 0.8
     pretraining: Annotated[Pretraining, table(Pretraining)] | None = None
+    backbone_of: Annotated[BackboneOf, table(BackboneOf)] | None = None
     deviations: Several[str] = ()
     tune: dict = field(default_factory=dict)
     tune_by: Literal["backbone", "loss"] = "backbone"
     slurm: Annotated[Slurm, table(Slurm)] = Slurm()
+    base: str = ""
     path: str = ""
 
     def configs(self) -> list[RunConfig]:
@@ -115,6 +142,7 @@ class Profile:
         if isinstance(protocol, str):
             protocol = self.protocol(protocol)
         require_one_of("loss", loss, self.known_losses)
+        start = self.backbone_of
         return RunConfig(
             dataset=self.datasets.get(protocol.name, self.dataset),
             protocol=protocol,
@@ -124,6 +152,7 @@ class Profile:
             mode=self.mode,
             recipe=self._recipe(backbone, loss),
             pretraining=self.pretraining,
+            backbone_of=start.run_id(backbone, train_set, seed, protocol.name) if start else "",
             profile=self.name,
             **self._what_a_loss_means(loss),
         )
@@ -213,14 +242,13 @@ def load_profile(
         require(isinstance(chosen, list | tuple), key, chosen, f"a list, such as [{chosen!r}]")
     path = _profile_path(name)
     with within(path.name):
-        table = _read(path)
-        listed = table.get("backbones")
+        table, listed = _completed(_read(path), path)
         table["protocols"], table["datasets"] = _protocols(table, protocols)
         table |= {k: list(v) for k, v in choices.items() if v and k != "protocols"}
         given = str(path.resolve()) if path.parent != PROFILES else path.stem
         profile = Profile(name=path.stem, path=given, **table)
         _check_lists(profile, choices)
-        _check_tables(profile, {*(listed if isinstance(listed, list) else ()), *profile.backbones})
+        _check_tables(profile, {*listed, *profile.backbones})
         profile.configs()  # an impossible run is an error now, not in the middle of the night
     return profile
 
@@ -250,6 +278,28 @@ def _read(path: Path) -> dict:
         if key in table:
             raise ConfigError(f"the key {key!r} is not to be set: {reason}")
     return table
+
+
+def _completed(table: dict, path: Path) -> tuple[dict, set]:
+    """The table of a profile with what it takes from its base (a path is relative to its file), and
+    the backbones that the two list."""
+    listed, name = _listed(table), table.get("base")
+    if not name:
+        return table, listed
+    require(isinstance(name, str), "base", name, "the name or path of a profile")
+    own = path.parent / name
+    base = _read(own if own.suffix == ".toml" and own.exists() else _profile_path(name))
+    require("base" not in base, "base", name, "a profile that has no base itself")
+    recipes = [part.get("recipe", {}) for part in (base, table)]
+    if all(isinstance(recipe, dict) for recipe in recipes):
+        table = table | {"recipe": recipes[0] | recipes[1]}
+    return base | table, listed | _listed(base)
+
+
+def _listed(table: dict) -> set:
+    """The backbones of a table, where it has a list of names."""
+    names = table.get("backbones")
+    return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
 
 
 def _protocols(table: dict, wanted) -> tuple[list[dict], dict[str, str]]:

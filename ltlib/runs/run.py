@@ -28,7 +28,7 @@ from ltlib.errors import ConfigError
 from ltlib.files import build_dir, exclusive, silent
 from ltlib.hooks import Diverged
 from ltlib.losses import Loss, build_loss, class_balanced_weights
-from ltlib.models import Classifier, Weights
+from ltlib.models import Classifier, MissingWeights, Weights
 from ltlib.protocol import Splits, base_set, make_splits
 from ltlib.runs import records
 from ltlib.runs.config import RunConfig
@@ -224,6 +224,8 @@ def prepare(
         models.check_name(config.backbone)
         loss_of(config)
         _require_pretraining(config)
+        if config.backbone_of and not records.load_record(records.computed_as(config)):
+            _trained_path(config)
     checkpoint_minutes()
     pretrained = () if profile.mode == "scratch" else profile.backbones
     weights = models.require_weights([b for b in pretrained if not models.is_small(b)])
@@ -235,7 +237,7 @@ def prepare(
         say(f"weights: {name} from {found.origin}")
     for config in map(records.computed_as, runs):
         if record := records.load_record(config):
-            found = weights.get(config.backbone)
+            found = None if config.backbone_of else weights.get(config.backbone)
             sha256 = found.checksum if found else None
             records.check_origin(record, config, loaded[config.dataset].checksums, sha256)
 
@@ -244,8 +246,15 @@ def weights_for(
     config: RunConfig, device: torch.device, say: Callable[[str], None] = silent
 ) -> Weights:
     """The weights that a run starts from: found for timm's names, pretrained on the spot for the
-    small variants, or fresh.
+    small variants, fresh, or those of another run.
     """
+    if config.backbone_of:
+        path = _trained_path(config)
+        start = weights_for(dataclasses.replace(config, backbone_of=""), device, say)
+        origin = f"run {config.backbone_of}"
+        return dataclasses.replace(
+            start, path=path, origin=origin, num_classes=0, hub=False, prefix="backbone."
+        )
     if config.mode == "scratch":
         return models.fresh_weights(config.dataset, config.recipe.pixels)
     if not models.is_small(config.backbone):
@@ -268,6 +277,19 @@ def features(
 def model_path(config: RunConfig) -> Path:
     """Weights of a run after its last epoch (safetensors; the head alone in mode "probe")."""
     return build_dir(config.profile) / "models" / f"{config.id}.safetensors"
+
+
+def _trained_path(config: RunConfig) -> Path:
+    """The weights of the run whose backbone this one starts from. Raises MissingWeights."""
+    name = f"{config.backbone_of}.safetensors"
+    found = sorted(build_dir("").glob(f"*/models/{name}"))
+    if not found:
+        raise MissingWeights(
+            f"{config.describe()}: expected the weights of the run that it starts from,"
+            f" {build_dir('')}/<profile>/models/{name}. Compute that run first, or bring the file"
+            " from where it was computed."
+        )
+    return found[0]
 
 
 def _require_pretraining(config: RunConfig) -> None:
