@@ -35,7 +35,7 @@ export MALLOC_TOP_PAD_ = 268435456
 export GOMP_SPINCOUNT = 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data runs runs-list tune notebooks figures html thesis readme all papers bench lint test lab status clean lock
+.PHONY: help setup data runs runs-list tune logits notebooks figures html thesis readme all papers bench lint test lab status clean lock
 
 help: ## this help
 	@echo "The long-tail workbook. Targets:"
@@ -77,6 +77,9 @@ runs-list: $(READY) ## print a command for each missing run of PROFILE, for any 
 
 tune: $(READY) ## try the rates that PROFILE lists, choose by validation accuracy, write what was tried
 	@$(WORKBOOK) tune
+
+logits: $(READY) ## keep the test logits of finished runs beside their records, as float16, for those who average
+	@$(WORKBOOK) logits
 
 notebooks figures: $(READY) ## runs, then execute the notebooks that are not fresh: figures and tables
 	@$(WORKBOOK) notebooks

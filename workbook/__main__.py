@@ -99,6 +99,14 @@ def tune(choices: Choices) -> None:
     tune(choices.profile, choices.jobs, say, choices.launcher)
 
 
+def logits(choices: Choices) -> None:
+    from ltlib.runs.progress import unique_runs
+    from ltlib.runs.trained import keep_logits
+
+    for run in unique_runs(choices.profile):
+        say(os.path.relpath(keep_logits(run)))
+
+
 def notebooks(choices: Choices) -> None:
     """Compute the missing runs, then execute the notebooks that are not fresh."""
     runs(choices)
@@ -248,7 +256,10 @@ def lab(choices: Choices) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *options])
 
 
-NAMED = (data, runs, runs_list, tune, notebooks, html, thesis, papers, status, bench, readme, lab)
+NAMED = (
+    *(data, runs, runs_list, tune, logits, notebooks, html, thesis, papers),
+    *(status, bench, readme, lab),
+)
 COMMANDS = {command.__name__.replace("_", "-"): command for command in NAMED} | {"all": everything}
 
 

@@ -24,6 +24,7 @@ _MODULE_OF = {
     "load_model": "trained",
     "classify": "trained",
     "stored_features": "trained",
+    "load_logits": "trained",
 }
 __all__ = list(_MODULE_OF)
 

@@ -136,7 +136,7 @@ class RunConfig:
             require(mode == "light" or value == usual, name, value, light)
 
     def _check_variant(self) -> None:
-        own = f"empty, or mode = 'probe' or 'light'; in mode {self.mode!r} the whole backbone trains"
+        own = f"empty, or mode = 'probe' or 'light': in mode {self.mode!r} all of it trains"
         fits = not self.backbone_of or self.mode in ("probe", "light")
         require(fits, "backbone_of", self.backbone_of, own)
         if self.drw is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,19 @@ import torch
 from ltlib.data import load_dataset
 from ltlib.data.photographs import image_files, read_images
 from ltlib.errors import ConfigError, DataError
-from ltlib.files import silent
+from ltlib.files import atomic_path, silent
 from ltlib.models import Classifier, MissingWeights, is_small
 from ltlib.runs.config import RunConfig
 from ltlib.runs.devices import cpu_count, pick_device
 from ltlib.runs.feature_cache import BATCH, FrozenBackbone
 from ltlib.runs.pretraining import small_path
-from ltlib.runs.records import RecordError, computed_as, load_record
+from ltlib.runs.records import (
+    RecordError,
+    computed_as,
+    load_record,
+    logits_path,
+    record_path,
+)
 from ltlib.runs.run import adjusted, build_model, loss_of, model_path, weights_for
 from ltlib.runs.sets import image_batches
 from ltlib.training import predict, threads
@@ -61,6 +68,51 @@ def load_model(config: RunConfig) -> Classifier:
             " train it again."
         ) from None
     return model.eval()
+
+
+def kept_logits_path(config: RunConfig) -> Path:
+    """Test logits that are kept beside the record: `make logits` writes them."""
+    return record_path(config).with_name(f"{config.id}-logits.npz")
+
+
+def load_logits(config: RunConfig) -> np.ndarray | None:
+    """What a finished run says of its largest test set: z (N, C) float32 as its loss means them for
+    prediction, so that softmax(z) are its probabilities; None where they are not here.
+
+    Kept beside the record they are rounded to float16. Raises RecordError for a damaged file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    config = computed_as(config)
+    kept, stored = kept_logits_path(config), logits_path(config)
+    try:
+        if kept.exists():
+            with np.load(kept, allow_pickle=False) as file:
+                return file["logits"].astype(np.float32)
+        if not stored.exists():
+            return None
+        (logits,) = (z for name, z in load_file(stored).items() if name != "labels")
+    except (OSError, ValueError, KeyError, SafetensorError, zipfile.BadZipFile) as error:
+        path = kept if kept.exists() else stored
+        raise RecordError(
+            f"{path}: expected the test logits of a run ({error}). Remove it."
+        ) from None
+    return loss_of(config).eval().prediction_logits(logits).float().numpy()
+
+
+def keep_logits(config: RunConfig) -> Path:
+    """Write :func:`load_logits` as float16 beside the record. Raises RecordError without them."""
+    config = computed_as(config)
+    if (logits := load_logits(config)) is None:
+        raise RecordError(
+            f"{config.describe()}: expected its test logits in {logits_path(config)}. Bring them"
+            " from where the run was computed, or remove its record to compute it again."
+        )
+    path = kept_logits_path(config)
+    with atomic_path(path) as partial:
+        np.savez_compressed(partial, logits=logits.astype(np.float16))
+    return path
 
 
 def classify(config: RunConfig, images, k: int = 5, device: str | None = None) -> pd.DataFrame:

@@ -447,3 +447,68 @@ def test_a_loss_has_its_own_rate_and_the_profiles_head_where_it_can():
         assert (run.recipe.lr, run.head) == (lr, head), loss
     other = changed.config("mobilenetv2_100", "ldam", "longtailed", 0, "standard")
     assert other.recipe.lr == light.recipe.lr
+
+
+# a base, and backbones of other runs
+
+SECOND = """title = "Another rate"
+base = "{base}"
+losses = ["softmax"]
+recipe = {{ lr = 1.0e-4 }}
+"""
+
+
+def write_second(folder, base="mine.toml", more=""):
+    path = folder / "second.toml"
+    path.write_text(SECOND.format(base=base) + more)
+    return str(path)
+
+
+def test_a_profile_completes_its_base(load, tmp_path):
+    first = load()
+    second = load_profile(write_second(tmp_path))
+    assert (second.title, second.losses, second.base) == ("Another rate", ("softmax",), "mine.toml")
+    assert second.recipe == dataclasses.replace(first.recipe, lr=1.0e-4)
+    kept = ("dataset", "mode", "backbones", "protocols", "seeds", "pretraining", "deviations")
+    assert all(getattr(second, key) == getattr(first, key) for key in kept)
+
+
+def test_a_base_of_the_workbooks_own_is_named(tmp_path):
+    second = load_profile(write_second(tmp_path, "light"), backbones=["mobilenetv2_100"])
+    assert {run.recipe.lr for run in second.configs()} == {1.0e-4}
+    assert {run.mode for run in second.configs()} == {"light"}
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("nowhere", "expected one of .*demo"),
+        ("light_224", "base = 'light_224': expected a profile that has no base itself"),
+    ],
+)
+def test_a_wrong_base_is_named(tmp_path, base, message):
+    with pytest.raises(ConfigError, match=message):
+        load_profile(write_second(tmp_path, base))
+
+
+def test_runs_start_from_the_backbones_of_another_profile(tmp_path):
+    refit, whole = load_profile("whole_refit"), load_profile("whole")
+    for run in refit.configs():
+        key = run.backbone, "softmax", run.train_set, run.seed, run.protocol.name
+        assert run.backbone_of == whole.config(*key).id
+    assert "backbone_of" not in whole.configs()[0].to_dict()
+
+
+@pytest.mark.parametrize(
+    ("of", "base", "message"),
+    [
+        ("light", "probe", "backbone_of.profile = 'light': expected one with mode 'finetune'"),
+        ("whole", "whole", "backbone_of = '.*': expected empty, or mode = 'probe' or 'light'"),
+    ],
+)
+def test_other_backbones_than_whole_ones_or_for_other_heads_are_refused(
+    tmp_path, of, base, message
+):
+    more = f'[backbone_of]\nprofile = "{of}"\nloss = "softmax"\n'
+    with pytest.raises(ConfigError, match=message):
+        load_profile(write_second(tmp_path, base, more))

@@ -19,13 +19,22 @@ from ltlib.data import load as load_module
 from ltlib.data import load_dataset
 from ltlib.data.sizes import DATASETS, DatasetSize, dataset_size
 from ltlib.errors import ConfigError
-from ltlib.models import Classifier, build_backbone, build_head
+from ltlib.models import Classifier, MissingWeights, build_backbone, build_head
 from ltlib.protocol import Protocol, make_splits, train_counts
 from ltlib.registry import DRW, VARIANTS
-from ltlib.runs import classify, load_model, load_profile, load_records, run_or_load
+from ltlib.runs import (
+    classify,
+    load_logits,
+    load_model,
+    load_profile,
+    load_records,
+    run_or_load,
+)
 from ltlib.runs.progress import live_path
-from ltlib.runs.records import RecordError, logits_path, record_path
-from ltlib.runs.run import model_path, train
+from ltlib.runs.records import RecordError, load_predictions, logits_path, record_path
+from ltlib.runs.run import features, model_path, train, weights_for
+from ltlib.runs.sets import image_batches
+from ltlib.runs.trained import keep_logits
 from ltlib.training import predict
 
 CPU = torch.device("cpu")
@@ -220,10 +229,51 @@ def test_logit_adjustment_without_the_logits_says_where_they_should_be(out):
         run_or_load(smoke_config("logit_adjusted"), "cpu")
 
 
+def test_kept_logits_are_those_of_the_run_rounded(out):
+    config = smoke_config("ldam")
+    assert load_logits(config) is None
+    with pytest.raises(RecordError, match=r"expected its test logits in .*Bring them"):
+        keep_logits(config)
+    run_or_load(config, "cpu")
+    z, path = load_logits(config), keep_logits(config)
+    assert z.argmax(1).tolist() == load_predictions(config).predicted.tolist()
+    logits_path(config).unlink()
+    np.testing.assert_allclose(load_logits(config), z, rtol=1e-3)
+    path.write_bytes(b"no zip")
+    with pytest.raises(RecordError, match=r"logits\.npz: expected the test logits of a run"):
+        load_logits(config)
+
+
 def test_logit_adjustment_of_a_diverged_run_is_diverged(out):
     record = run_or_load(smoke_config("logit_adjusted", lr=1.0e30, epochs=2), "cpu")
     assert record.status == "diverged"
     assert "the softmax run diverged" in record.note
+
+
+# from the backbone of another run
+
+
+def refit_config():
+    whole = smoke_config()
+    return dataclasses.replace(whole, mode="probe", loss="balanced_softmax", backbone_of=whole.id)
+
+
+def test_a_head_is_fitted_again_on_the_features_of_a_finished_run(shared):
+    whole = run_or_load(smoke_config(), "cpu")
+    config = refit_config()
+    assert config.id != dataclasses.replace(config, backbone_of="").id
+    record = run_or_load(config, "cpu")
+    assert record.provenance["weights"]["origin"] == f"run {whole.id}"
+    given = features(config, CPU)[1][:40]
+    data, model = load_dataset(config.dataset), load_model(smoke_config())
+    start = weights_for(smoke_config(), CPU)
+    batches = image_batches(data.test_images[:40], None, start, config.recipe, 40, CPU)
+    np.testing.assert_allclose(given, predict(model.backbone, batches, "float32"), atol=1e-4)
+
+
+def test_without_the_weights_of_the_run_that_it_starts_from_nothing_is_trained(out):
+    with pytest.raises(MissingWeights, match="expected the weights of the run that it starts from"):
+        run_or_load(refit_config(), "cpu")
 
 
 # methods and validation
