@@ -282,7 +282,8 @@ def model_path(config: RunConfig) -> Path:
 def _trained_path(config: RunConfig) -> Path:
     """The weights of the run whose backbone this one starts from. Raises MissingWeights."""
     name = f"{config.backbone_of}.safetensors"
-    found = sorted(build_dir("").glob(f"*/models/{name}"))
+    folders = ("*/models", "*/*/models")  # a part of a profile has a folder of its own in it
+    found = [path for of in folders for path in build_dir("").glob(f"{of}/{name}")]
     if not found:
         raise MissingWeights(
             f"{config.describe()}: expected the weights of the run that it starts from,"
