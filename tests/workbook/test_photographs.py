@@ -685,6 +685,7 @@ def test_the_runs_know_the_content_and_no_path(profile, moths, place):
 def test_real_backbones_get_the_recipe_of_their_family(own, place):
     backbones = ["convnext_tiny", "vit_small_patch16_224", "resnet18"]
     profile = write_profile(place / "real.toml", own, backbones=backbones, precision="bfloat16")
+    assert profile.mode == "finetune"
     recipes = {c.backbone: c.recipe for c in profile.configs()}
     finetune = load_profile("finetune")
     own_of = finetune.recipe_by_backbone
@@ -696,6 +697,19 @@ def test_real_backbones_get_the_recipe_of_their_family(own, place):
     assert profile.tune["lr"]
     with pytest.raises(ConfigError, match="expected either small ones"):
         write_profile(place / "both.toml", own, backbones=["convnext_tiny", "vit_small32"])
+
+
+def test_transformers_are_fine_tuned_lightly_and_others_on_request(own, place):
+    alone = write_profile(place / "vit.toml", own, backbones=["vit_tiny_patch16_224"])
+    assert (alone.mode, alone.head) == ("light", "scaled_cosine")
+    assert alone.recipe.head_init == "class_means"
+    asked = write_profile(place / "asked.toml", own, backbones=["mobilenetv2_100"], way="light")
+    kinds = {run.backbone: run.recipe.light for p in (alone, asked) for run in p.configs()}
+    assert kinds == {"vit_tiny_patch16_224": "adaptformer", "mobilenetv2_100": "bias_norm"}
+    whole = write_profile(place / "moved.toml", own, backbones=["deit_tiny"], way="finetune")
+    assert whole.mode == "finetune"
+    with pytest.raises(ConfigError, match="way = 'frozen': expected one of finetune, light"):
+        write_profile(place / "frozen.toml", own, way="frozen")
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,14 @@ import dataclasses
 import json
 from pathlib import Path
 
-from ltlib.errors import ConfigError
+from ltlib.errors import ConfigError, require_one_of
 from ltlib.files import atomic_path
 from ltlib.models import is_small
 from ltlib.runs.config import Pretraining
 from ltlib.runs.profiles import Profile, load_profile
 from workbook.photographs.importing import Imported
 
+TRANSFORMERS = ("vit_", "deit")  # how timm's names of those begin that take adapters
 HEAD = (
     "# Written by notebook 16, and written again when it runs. Copy it to another name to change it"
     " by hand."
@@ -25,6 +26,7 @@ def write_profile(
     *,
     backbones=("mobilenetv2_100",),
     losses=("softmax", "balanced_softmax", "logit_adjusted"),
+    way: str = "",
     epochs: int = 20,
     flip: bool = True,
     precision: str = "float32",
@@ -33,19 +35,18 @@ def write_profile(
     """Write a whole profile for imported photographs, and load it: ``make runs PROFILE=<path>``
     computes the same runs.
 
-    The rates are those of the profile "finetune" for the backbone's family (of "demo" for the small
-    ones), images are those of the import, cropped at random after padding by an eighth. ``flip``:
-    mirrored at random, right for all but scripts and the like. precision "bfloat16" is for GPUs.
+    way: "finetune", the whole backbone, or "light", a small part of it
+    (:mod:`ltlib.models.light`); empty means light where all are transformers and none is small, as
+    notebook 20 finds it best, and otherwise whole. The rates are those of the profile "finetune"
+    for the backbone's family, or of "light" (of "demo" for the small ones). Images are those of the
+    import, cropped at random after padding by an eighth. ``flip``: mirrored at random, right for
+    all but scripts and the like. precision "bfloat16" is for GPUs.
     pretraining: of small backbones (None: a short one).
     Raises ConfigError for what no profile may say.
     """
-    small = [name for name in backbones if is_small(name)]
-    if small and len(small) < len(backbones):
-        raise ConfigError(
-            f"backbones = {list(backbones)}: expected either small ones ({', '.join(small)}) or"
-            " real ones; they need other recipes"
-        )
-    base = load_profile("demo" if small else "finetune")
+    small = _all_small(backbones)
+    mode = _mode(way, backbones, small)
+    base = load_profile("demo" if small else mode)
     images = {"resolution": own.size, "crop_padding": own.size // 8, "flip": flip}
     recipe = dataclasses.replace(
         base.recipe,
@@ -56,17 +57,37 @@ def write_profile(
         **images,
     )
     tables = {"protocols.own": {"groups": own.groups()}, "recipe": vars(recipe)}
-    tables |= _family_recipes(base, backbones)
+    tables |= _light_recipes(backbones) if mode == "light" else _family_recipes(base, backbones)
     if small:
         tables |= _pretraining(pretraining, base.pretraining)
     else:
         tables["tune"] = {"lr": [recipe.lr / 3, recipe.lr, recipe.lr * 3]}
-    text = [HEAD, *_toml(_top(own, base, backbones, losses))]
+    top = _top(own, base, backbones, losses) | {"mode": mode}
+    if mode == "light":
+        top["head"] = "scaled_cosine"
+    text = [HEAD, *_toml(top)]
     for heading, table in tables.items():
         text += ["", f"[{heading}]", *_toml(table)]
     with atomic_path(Path(path)) as partial:
         partial.write_text("\n".join(text) + "\n", encoding="utf-8")
     return load_profile(str(path))
+
+
+def _all_small(backbones) -> bool:
+    small = [name for name in backbones if is_small(name)]
+    if small and len(small) < len(backbones):
+        raise ConfigError(
+            f"backbones = {list(backbones)}: expected either small ones ({', '.join(small)}) or"
+            " real ones; they need other recipes"
+        )
+    return bool(small)
+
+
+def _mode(way: str, backbones, small: bool) -> str:
+    transformers = all(name.startswith(TRANSFORMERS) for name in backbones)
+    mode = way or ("light" if transformers and not small else "finetune")
+    require_one_of("way", mode, ("finetune", "light"))
+    return mode
 
 
 def _top(own: Imported, base: Profile, backbones, losses) -> dict:
@@ -76,7 +97,6 @@ def _top(own: Imported, base: Profile, backbones, losses) -> dict:
     return {
         "title": f"{own.name}: {sum(own.train):,} training images of {len(own.train)} classes",
         "dataset": own.dataset,
-        "mode": "finetune",
         "backbones": list(backbones),
         "losses": list(losses),
         "seeds": [0],
@@ -101,6 +121,13 @@ def _family_recipes(base: Profile, backbones) -> dict[str, dict]:
             if f"{other}_".startswith(family):
                 result.setdefault(f"recipe_by_backbone.{name}", change)
     return result
+
+
+def _light_recipes(backbones) -> dict[str, dict]:
+    """What is trained of each backbone: adapters in a transformer, biases and normalisations in a
+    convolutional network."""
+    kinds = {b: "adaptformer" if b.startswith(TRANSFORMERS) else "bias_norm" for b in backbones}
+    return {f"recipe_by_backbone.{name}": {"light": kind} for name, kind in kinds.items()}
 
 
 def _toml(table: dict) -> list[str]:
