@@ -13,6 +13,7 @@ from ltlib.data.sizes import dataset_size
 from ltlib.errors import ConfigError
 from ltlib.files import atomic_path, results_dir
 from ltlib.protocol import train_counts
+from ltlib.report.tables import late_fall
 from ltlib.runs.config import RunConfig
 from ltlib.runs.profiles import Profile
 from ltlib.runs.progress import unique_runs
@@ -80,8 +81,8 @@ def tune(
     One row per trial: backbone, loss, the values tried, val_acc and val_loss after the last epoch
     (validation images only), falls, chosen, run_id. Chosen for a backbone is the highest val_acc,
     averaged over losses, or, with ``tune_by = "loss"``, for each of its losses; the earlier of
-    equals. Diverged trials count as 0. falls: by how much of itself the training loss still fell
-    in the last epoch; where that is much, a longer training would do better.
+    equals. Diverged trials count as 0. falls: the part of the fall of the training loss that came
+    in the last quarter of the epochs; where that is much, a longer training would do better.
     """
     every = trials(profile)
     _require_validation(every[0][1])
@@ -107,8 +108,7 @@ def _row(run: RunConfig, change: dict) -> dict:
     if record.status == "done":
         curve = record.results["curve"]
         last = curve[-1]
-        if len(curve) > 1 and curve[-2]["train_loss"]:
-            falls = 1 - last["train_loss"] / curve[-2]["train_loss"]
+        falls = late_fall(curve)
     found = {"val_acc": last["val_acc"], "val_loss": last["val_loss"], "falls": round(falls, 4)}
     found |= {"run_id": run.id}
     return {"backbone": run.backbone, "loss": run.variant} | change | found

@@ -16,7 +16,7 @@ from ltlib.protocol import base_set
 from ltlib.report.latex import foot, latex_escape, latex_signs, tabular
 from ltlib.runs.profiles import Profile
 from ltlib.runs.progress import run_state, unique_runs
-from ltlib.runs.records import Record
+from ltlib.runs.records import Record, load_record
 
 SET_TITLES = {
     "balanced": "Balanced",
@@ -268,3 +268,30 @@ def missing_runs(profile: Profile) -> list[str]:
         else:
             lines += [f"{run.describe()}: {state}" for run, state in own.items() if state != "done"]
     return lines
+
+
+def late_fall(curve: list[dict]) -> float:
+    """The part of the training loss's whole fall that came in the last quarter of the epochs: near
+    0 where training has come to its end; nan for less than four epochs, or none that fell."""
+    losses = [entry["train_loss"] for entry in curve]
+    if len(losses) < 4 or not losses[0] > losses[-1]:
+        return np.nan
+    return (losses[-1 - len(losses) // 4] - losses[-1]) / (losses[0] - losses[-1])
+
+
+def unfinished(profile: Profile, least: float = 0.1) -> list[str]:
+    """A note on the runs of a table whose training had not come to its end, by :func:`late_fall`;
+    nothing where there are none."""
+    late = {}
+    for run in unique_runs(profile):
+        record = load_record(run)
+        if record is not None and record.status == "done":
+            title = f"{backbone_title(run.backbone)} with {profile.loss_title(run.variant)}"
+            late.setdefault(title, []).append(late_fall(record.results["curve"]))
+    names = [title for title, found in late.items() if np.mean(found) > least]
+    if not names:
+        return []
+    return [
+        f"Not at the end of training (of the fall of the training loss, over {100 * least:.0f} %"
+        f" came in the last quarter of the epochs): {'; '.join(names)}."
+    ]

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from made_up import of, records
@@ -9,12 +11,15 @@ from ltlib.report.tables import (
     Grid,
     class_accuracy,
     error_arms,
+    late_fall,
     missing_runs,
     number,
     signed,
     summarise,
+    unfinished,
 )
 from ltlib.runs.profiles import load_profile
+from ltlib.runs.records import Record, save_record
 from ltlib.runs.run import run_or_load
 
 
@@ -145,3 +150,31 @@ def test_missing_runs_are_listed_with_their_state(out, smoke):
     sets = record.results["evaluations"]["last"]["sets"]
     # as many test images in each class
     assert class_accuracy(record).mean() == pytest.approx(sets["balanced"]["acc1"])
+
+
+# training that is not at its end
+
+
+def curve(*losses):
+    return [{"train_loss": loss} for loss in losses]
+
+
+def test_the_late_fall_is_the_last_quarters_part_of_the_whole():
+    assert late_fall(curve(5.0, 3.0, 2.0, 2.0, 1.0)) == pytest.approx(1 / 4)
+    assert late_fall(curve(*range(8, 0, -1))) == pytest.approx(2 / 7)
+    assert late_fall(curve(4.0, 1.0, 1.0, 1.0)) == 0
+    for short_or_risen in (curve(3.0, 2.0, 1.0), curve(1.0, 2.0, 3.0, 4.0)):
+        assert math.isnan(late_fall(short_or_risen))
+
+
+def test_a_table_names_what_was_not_trained_to_its_end(out):
+    profile = load_profile("smoke", ["resnetv2_small32"], ["softmax", "ldam"], protocols=["thesis"])
+    assert unfinished(profile) == []
+    for loss, last in (("softmax", 2.0), ("ldam", 1.0)):
+        for run in profile.configs():
+            if run.loss == loss:
+                results = {"curve": curve(5.0, 3.0, 2.0, last), "evaluations": {"last": {}}}
+                record = Record(run.id, "done", run.to_dict(), results, {})
+                save_record(run, record)
+    (note,) = unfinished(profile)
+    assert note.endswith("epochs): ResNetV2 (small) with LDAM.")
