@@ -261,10 +261,18 @@ def _bare_steps(model: nn.Module, recipe: Recipe, device: torch.device) -> Calla
 
 
 def _engine_steps(
-    model: nn.Module, recipe: Recipe, device: torch.device, steps: int = STEPS
+    model: nn.Module,
+    recipe: Recipe,
+    device: torch.device,
+    steps: int = STEPS,
+    loss: str = "softmax",
 ) -> Callable[[], None]:
-    batches = _batches(*_random_images(steps * recipe.batch_size), recipe, device)
-    loss, seeds = build_loss("softmax", np.ones(100)), itertools.count()
+    batches, seeds = (
+        _batches(*_random_images(steps * recipe.batch_size), recipe, device),
+        itertools.count(),
+    )
+    # groups by count: what is timed are steps, and not how classes are grouped before the first one
+    loss = build_loss(loss, np.ones(100), **({"grouping": "count"} if loss == "gbg" else {}))
     return lambda: fit(model, loss, batches, recipe, next(seeds), precision=recipe.precision)
 
 
@@ -300,9 +308,10 @@ def training_rates(
 ) -> pd.DataFrame:
     """For each backbone of a profile, by its own recipe and the engine's steps, from fresh weights:
 
-    images/s; GFLOP per image (``train_flops``); utilisation (%), what the images take of ``rate``
-    FLOP/s; peak memory (GB, on a GPU); runs, how many the profile computes; hours for all of them,
-    validation and test counted as forward passes.
+    images/s with softmax; GFLOP per image (``train_flops``); utilisation (%), what the images take
+    of ``rate`` FLOP/s; peak memory (GB, on a GPU); runs, how many the profile computes; hours for
+    all of them, those of GBG by the time of its own steps, validation and test counted as forward
+    passes.
     """
     device, rows = torch.device(device), {}
     for name in profile.backbones:
@@ -312,18 +321,25 @@ def training_rates(
         flops = train_flops(model.eval(), recipe.resolution, device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
-        action = _engine_steps(model, recipe, device, steps)
-        best = best_of_turns({"engine": action}, seconds, device)["engine"]
+        actions = {"softmax": _engine_steps(model, recipe, device, steps)}
+        if any(run.loss == "gbg" for run in runs):
+            plain = dataclasses.replace(recipe, compile=False)
+            actions["gbg"] = _engine_steps(model, plain, device, steps, "gbg")
+        best = best_of_turns(actions, seconds, device)
         if device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(device)
-        images_per_second = steps * recipe.batch_size / best
+        per_second = {loss: steps * recipe.batch_size / time for loss, time in best.items()}
+        images_per_second = per_second["softmax"]
+        costs = [
+            _training_images(run) / per_second.get(run.loss, images_per_second) for run in runs
+        ]
         rows[backbone_title(name)] = {
             "images/s": images_per_second,
             "GFLOP per image": flops / 1e9,
             "utilisation (%)": 100 * images_per_second * flops / rate,
             "peak memory (GB)": peak / 1e9,
             "runs": len(runs),
-            "hours": sum(map(_training_images, runs)) / images_per_second / 3600,
+            "hours": sum(costs) / 3600,
         }
     return pd.DataFrame(rows).T
 

@@ -116,6 +116,28 @@ def test_rates_and_hours_of_a_grid():
     assert row["hours"] * 3600 * row["images/s"] == pytest.approx(trained + validated + tested)
 
 
+def small_grid(losses, **recipe):
+    profile = load_profile("smoke", ["resnetv2_small32"], losses, train_sets=["longtailed"])
+    recipe = dataclasses.replace(profile.recipe, batch_size=16, **recipe)
+    return dataclasses.replace(profile, recipe=recipe)
+
+
+def test_compiled_models_are_timed_as_the_others(monkeypatch):
+    compiled = functools.partial(torch.compile, backend="eager")
+    monkeypatch.setattr(torch, "compile", compiled)
+    profile = small_grid(["softmax"], compile=True)
+    table = bench.training_rates(profile, "cpu", rate=1e11, seconds=0.1, steps=2)
+    assert table.loc["ResNetV2 (small)", "hours"] > 0
+
+
+def test_hours_count_gbgs_runs_by_its_own_steps():
+    profile = small_grid(["softmax", "gbg"])
+    table = bench.training_rates(profile, "cpu", rate=1e11, seconds=0.2, steps=2)
+    row = table.loc["ResNetV2 (small)"]
+    images = sum(map(bench._training_images, profile.configs()))
+    assert row["hours"] * 3600 > 1.2 * images / row["images/s"]
+
+
 def test_the_report_says_what_was_measured_on_what(monkeypatch, capsys):
     monkeypatch.setenv("DEVICE", "cpu")
     small = {
