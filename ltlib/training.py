@@ -83,7 +83,7 @@ def train(run: Training, hooks: list[Hook]) -> None:
             hook.before_epoch(run)
         run.start_epoch()
         for x, labels in run.batches.epoch(run.seed, run.epoch, run.step):  # (V B, ...), (B,)
-            logits, features = run.forward(x)  # (V B, C), (V B, D)
+            logits, features = loss.outputs(run.forward, x, labels)  # (V B, C), (V B, D)
             given = {"features": features, "head": run.head, "generator": run.generator}
             value = loss(logits, labels, **given)  # scalar; of GBG one for each group
             run.optimizer.zero_grad(set_to_none=True)

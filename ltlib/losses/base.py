@@ -165,6 +165,10 @@ class Loss(nn.Module):
     def start_epoch(self, epoch: int, model: nn.Module, batches) -> None:
         """Before each epoch, counted from 0."""
 
+    def outputs(self, forward, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, C) and features (B, D) of a batch, by ``forward`` of x (B, ...)."""
+        return forward(x)
+
     def backward(self, value: Tensor, model: nn.Module) -> Tensor:
         """Put the gradient of ``forward``'s value into the parameters; the loss, detached."""
         value.backward()
@@ -182,7 +186,9 @@ def cross_entropy(
 
     logits (B, C), labels (B,), weights (C,) -> scalar, or (B,) for reduction "none".
     """
+    # the label that would be passed over instead becomes -1, which is refused like all of its kind
     no_label = torch.iinfo(torch.int64).min
+    labels = labels.clamp_min(-1)
     return F.cross_entropy(logits, labels, weights, reduction=reduction, ignore_index=no_label)
 
 

@@ -84,10 +84,14 @@ class ARConvL(Loss):
         own = {"params": [self.a], "lr": self.RADIUS_LR, "weight_decay": 0.0, "factor": factor}
         return [own]
 
-    @torch.no_grad()
     def regions(self, centres: Tensor) -> dict[str, Tensor]:
         """R_ben^2, R_upp^2, beta and sigma^2 of these centres (C, D): scalars without gradients."""
-        between = squared_distances(centres, centres).fill_diagonal_(math.inf)  # (C, C)
+        return self._regions(squared_distances(centres, centres))
+
+    @torch.no_grad()
+    def _regions(self, between: Tensor) -> dict[str, Tensor]:
+        """Of the squared distances between centres (C, C)."""
+        between = between.detach().clone().fill_diagonal_(math.inf)
         quarter = between.min(1).values / 4  # (C,)
         ben = quarter.min()
         upp = torch.maximum(self.radii.square().max().to(quarter), quarter.max())
@@ -106,7 +110,8 @@ class ARConvL(Loss):
 
         logits (B, C) = -d^2, labels (B,), centres (C, D).
         """
-        region = self.regions(centres)
+        apart = squared_distances(centres, centres)  # (C, C)
+        region = self._regions(apart)
         alpha, ld_alpha = self.alpha.to(logits)[labels], self.ld_alpha.to(logits)[labels]  # (B,)
         radius = self.radii.to(logits)[labels]  # (B,)
         own = -logits.gather(1, labels[:, None])[:, 0]  # (B,), d^2_iy
@@ -120,7 +125,7 @@ class ARConvL(Loss):
         }
         if self.centre_loss:
             classes = torch.arange(len(centres), device=centres.device)
-            between = _with_margin(-squared_distances(centres, centres), classes, margin)
+            between = _with_margin(-apart, classes, margin)
             terms["centres"] = cross_entropy(between, classes, reduction="mean")
         return terms
 

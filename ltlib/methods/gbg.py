@@ -77,11 +77,16 @@ class GBG(Loss):
         # what ``forward`` hands to ``backward``: groups of this batch (K',), its contrastive term
         self._present: Tensor | None = None
         self._contrastive: Tensor | None = None
+        # of a model whose images do not see each other: the logits of each group, of its own pass
+        self._apart = False
+        self._parts: list[Tensor] = []
 
     def prediction_logits(self, logits: Tensor) -> Tensor:
         return self.scale * logits
 
     def attach(self, model: nn.Module) -> None:
+        norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+        self._apart = not norms and not self.beta
         if self.beta:
             size = model.backbone.num_features
             self.project, self.project_centres = (
@@ -135,6 +140,20 @@ class GBG(Loss):
             logits = logits[: len(labels)]
         return super().forward(logits, labels, reduction, features=features, head=head)
 
+    def outputs(self, forward, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Where images do not see each other (no batch normalisation), the images of each group on
+        their own: the gradient of a group's loss then takes a backward pass through them alone, and
+        those of all groups together as much as one through the batch."""
+        if not self._apart:
+            return forward(x)
+        groups = self.group_of[labels]
+        rows = [(groups == group).nonzero()[:, 0] for group in groups.unique()]
+        found = [forward(x[index]) for index in rows]
+        self._parts = [logits for logits, _ in found]
+        back = torch.cat(rows).argsort()
+        logits, features = (torch.cat(parts)[back] for parts in zip(*found, strict=True))
+        return logits, features
+
     def batch_loss(
         self, logits: Tensor, labels: Tensor, reduction: str, *, features, head, **draw
     ) -> Tensor:
@@ -165,10 +184,8 @@ class GBG(Loss):
             return super().backward(value, model)
         shared = [p for p in model.backbone.parameters() if p.requires_grad]
         others = [p for p in (*model.head.parameters(), *self.parameters()) if p.requires_grad]
-        by_group = [
-            torch.autograd.grad(loss, shared, retain_graph=True, materialize_grads=True)
-            for loss in value
-        ]
+        by_group = [self._gradient(i, loss, shared) for i, loss in enumerate(value)]
+        self._parts = []
         weights = self._weights(by_group, value.detach())  # (K',)
         total = self.alpha * (weights @ value)
         total.backward(inputs=others, retain_graph=self._contrastive is not None)
@@ -183,6 +200,14 @@ class GBG(Loss):
         self.weight_sum[self._present] += weights
         self.weight_steps[self._present] += 1
         return total.detach()
+
+    def _gradient(self, i: int, loss: Tensor, shared: list[Tensor]) -> tuple[Tensor, ...]:
+        """Of the i-th group's loss with respect to the backbone."""
+        how = {"retain_graph": True, "materialize_grads": True}
+        if not self._parts:
+            return torch.autograd.grad(loss, shared, **how)
+        (of_logits,) = torch.autograd.grad(loss, self._parts[i], retain_graph=True)
+        return torch.autograd.grad(self._parts[i], shared, of_logits, **how)
 
     def _weights(self, by_group: list, losses: Tensor) -> Tensor:
         if self.weighting == "equal" or len(by_group) == 1:

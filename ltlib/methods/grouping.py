@@ -9,17 +9,21 @@ from torch.nn import functional as F
 
 from ltlib.losses.base import Loss
 
+MOST_BYTES = 2**32  # that a table of gradients may take in float32
+
 
 def class_gradients(model: nn.Module, batches, loss: Loss) -> Tensor:
     """The gradient, over the backbone's P parameters, of each class's mean cross-entropy: (C, P)
-    float32.
+    on the CPU, float32, or bfloat16 where that would take more than 4 GiB.
 
     batches: the training images (``labels``, ``batch_size``, ``take``). In eval mode and without
     augmentation; the head is left out. The model is put back into training mode.
     """
     shared = [p for p in model.backbone.parameters() if p.requires_grad]
     model.eval()
-    rows = []
+    size = sum(p.numel() for p in shared)
+    kind = torch.float32 if 4 * loss.num_classes * size <= MOST_BYTES else torch.bfloat16
+    rows = torch.empty(loss.num_classes, size, dtype=kind)
     for label in range(loss.num_classes):
         index = (batches.labels == label).nonzero()[:, 0]
         total = [torch.zeros_like(p) for p in shared]
@@ -29,15 +33,17 @@ def class_gradients(model: nn.Module, batches, loss: Loss) -> Tensor:
             gradients = torch.autograd.grad(ce, shared, materialize_grads=True)
             for into, gradient in zip(total, gradients, strict=True):
                 into += gradient
-        rows.append(torch.cat([g.flatten() for g in total]).cpu())
+        rows[label] = torch.cat([g.flatten() for g in total]).cpu()
     model.train()
-    return torch.stack(rows)
+    return rows
 
 
 def cosine_matrix(gradients: Tensor) -> np.ndarray:
     """(C, P) -> (C, C) float64 cosines between rows; a row of zeros has cosine 0 to all others."""
-    unit = F.normalize(gradients.double(), dim=1)
-    return (unit @ unit.T).clamp(-1, 1).numpy()
+    # in parts that need little memory
+    gram = sum(part @ part.T for part in map(Tensor.double, gradients.split(2**20, 1)))
+    norms = gram.diagonal().sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+    return (gram / norms[:, None] / norms).clamp(-1, 1).numpy()
 
 
 def group_by_gradient(cosines: np.ndarray, groups: int) -> np.ndarray:

@@ -112,7 +112,7 @@ def test_only_ldam_predicts_with_scaled_logits(name, options):
     )
 
 
-@pytest.mark.parametrize("label", [-100, -1, 4])
+@pytest.mark.parametrize("label", [-(2**63), -100, -1, 4])
 @pytest.mark.parametrize("name", LOSS_NAMES)
 def test_label_out_of_range_is_refused(name, label):
     labels = SMALL.labels.clone()

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from small_models import X, Y, cosine_model, flat
+from torch import nn
 from torch.nn import functional as F
 
 from ltlib.methods import (
@@ -12,6 +13,7 @@ from ltlib.methods import (
     balanced_contrastive,
     min_norm_weights,
 )
+from ltlib.models import Classifier, CosineHead
 
 
 def gbg_step(loss, model, x, labels):
@@ -181,3 +183,49 @@ def test_a_contrastive_term_without_views_is_refused():
         match=r'beta = 1\.0: expected more than one view of each image; set views = "contrastive"',
     ):
         gbg_step(loss, model, X, Y)
+
+
+# groups apart
+
+
+class Alone(nn.Sequential):
+    """A backbone whose images do not see each other."""
+
+    num_features = 4
+
+    def __init__(self):
+        super().__init__(nn.Linear(5, 6), nn.LayerNorm(6), nn.Tanh(), nn.Linear(6, 4))
+        self.rows = 0
+
+    def forward(self, x):
+        self.rows += len(x)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("labels", [Y, Y.clamp(max=0)])
+def test_without_batch_normalisation_each_group_has_a_pass_of_its_own(labels):
+    torch.manual_seed(0)
+    model, loss = Classifier(Alone(), CosineHead(4, 6)), grouped(3, scale=6.0)
+    x, steps = X, []
+    for apart in (False, True):
+        if apart:
+            loss.attach(model)
+        model.zero_grad()
+        model.backbone.rows = 0
+        logits, features = loss.outputs(lambda x: model(x, return_features=True), x, labels)
+        assert model.backbone.rows == len(x)
+        assert len(loss._parts) == (len(loss.group_of[labels].unique()) if apart else 0)
+        value = loss.backward(loss(logits, labels, features=features, head=model.head), model)
+        steps.append([value, logits, features, *(p.grad.clone() for p in model.parameters())])
+    torch.testing.assert_close(*steps)
+
+
+def test_with_batch_normalisation_or_views_the_batch_stays_whole():
+    for model, options in ((cosine_model(), {}), (Classifier(Alone(), CosineHead(4, 6)), VIEWS)):
+        loss = grouped(3, **options)
+        loss.attach(model)
+        loss.outputs(lambda x: model(x, return_features=True), X, Y)  # noqa: B023
+        assert not loss._parts
+
+
+VIEWS = {"beta": 1.6, "projection": 8}

@@ -13,6 +13,7 @@ from ltlib.methods import (
     class_gradients,
     cosine_matrix,
     group_by_gradient,
+    grouping,
 )
 
 
@@ -126,3 +127,19 @@ def test_the_controls_of_the_grouping():
     uneven = GBG([1] * 7, groups=3, grouping="random")
     uneven.start_epoch(0, None, None)
     assert sorted(uneven.group_of.bincount().tolist()) == [2, 2, 3]
+
+
+def test_cosines_need_no_second_copy_of_the_gradients_and_take_bfloat16():
+    vectors = torch.randn(4, 2**20 + 3, generator=torch.Generator().manual_seed(0))
+    exact = F.normalize(vectors.double(), dim=1)
+    np.testing.assert_allclose(cosine_matrix(vectors), exact @ exact.T, atol=1e-12)
+    np.testing.assert_allclose(cosine_matrix(vectors.bfloat16()), exact @ exact.T, atol=1e-4)
+
+
+def test_class_gradients_that_would_take_much_memory_are_kept_in_bfloat16(monkeypatch):
+    model, batches, loss = cosine_model(), feature_batches(), GBG([9, 8, 7, 3, 2, 1])
+    usual = class_gradients(model, batches, loss)
+    monkeypatch.setattr(grouping, "MOST_BYTES", usual.nbytes - 1)
+    kept = class_gradients(model, batches, loss)
+    assert (usual.dtype, kept.dtype) == (torch.float32, torch.bfloat16)
+    torch.testing.assert_close(kept, usual.bfloat16())
