@@ -25,11 +25,6 @@ WORKBOOK = "$(PY)" -m workbook
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 export PYTHONUNBUFFERED = 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
-# glibc otherwise gives blocks above 32 MB back to the system at once and fetches them again, page by page: up to half of the
-# time of a training step on a CPU
-export MALLOC_MMAP_THRESHOLD_ = 1073741824
-export MALLOC_TRIM_THRESHOLD_ = 17179869184
-export MALLOC_TOP_PAD_ = 268435456
 # threads that wait for one another otherwise burn the core that the awaited one needs: beside another busy process, features of a
 # frozen backbone took twenty times as long
 export GOMP_SPINCOUNT = 2000

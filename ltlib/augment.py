@@ -7,6 +7,7 @@ import functools
 import math
 import re
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -39,11 +40,13 @@ def rand_augment(x: Tensor, operations: Tensor, signs: Tensor, magnitude: int) -
     RandAugment; the operations and their strengths are torchvision's.
     """
     x = x.clone()
+    numbers, ways = operations.cpu().numpy(), signs.cpu().numpy()  # the one wait for the device
     for number, (name, (strength, signed)) in enumerate(OPERATIONS.items()):
         for sign in (-1, 1) if signed else (1,):
-            chosen = (operations == number) & ((signs == sign) | (not signed))
-            if name != "identity" and bool(chosen.any()):
-                x[chosen] = _operate(name, x[chosen], sign * strength * magnitude / 30)
+            chosen = np.flatnonzero((numbers == number) & ((ways == sign) | (not signed)))
+            if name != "identity" and len(chosen):
+                rows = torch.as_tensor(chosen, device=x.device)
+                x[rows] = _operate(name, x[rows], sign * strength * magnitude / 30)
     return x
 
 

@@ -46,9 +46,10 @@ class FeatureBatches:
         sizes differ by one at most, so that no tiny last batch upsets batch normalisation; none is
         larger than ``batch_size``."""
         order = torch.randperm(len(self.labels), generator=stream(seed, epoch, "order"))
+        order = order.to(self.labels.device)  # once: each copy waits for the device
         drawn = self._draw(seed, epoch)
         for index in order.tensor_split(len(self))[start:]:
-            yield self._train_batch(index.to(self.labels.device), drawn)
+            yield self._train_batch(index, drawn)
 
     def take(self, index: Tensor) -> Tensor:
         """x of these rows (n,), without augmentation."""

@@ -86,8 +86,8 @@ def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 @dataclass
 class Checkpoints:
-    """The file that a run goes on from: written after every epoch and every ``minutes``,
-    atomically.
+    """The file that a run goes on from: written every ``minutes``, and after an epoch where that
+    costs little, atomically.
 
     key             what must be the same for the state to be of use (JSON values: config, data,
                     device, libraries)
@@ -107,6 +107,7 @@ class Checkpoints:
 
     def __post_init__(self):
         self._began = self._written = time.monotonic()
+        self._cost = 0.0  # seconds that the last one took to write
         self.starts = [self.start | {"epoch": 0, "step": 0}]
 
     @property
@@ -118,12 +119,19 @@ class Checkpoints:
         """Whether ``minutes`` have passed since the last one."""
         return time.monotonic() - self._written >= 60 * self.minutes
 
+    def due_after_epoch(self) -> bool:
+        """Whether a minute has passed since the last one, and twenty times what that took to write:
+        a large model is not written after each short epoch."""
+        passed = time.monotonic() - self._written
+        return self.due() or passed >= max(60.0, 20 * self._cost)
+
     def save(self, state: dict) -> None:
         """Write the state. A checkpoint is an insurance: if it cannot be written, the run says so
         and goes on.
         """
         stored = {"schema": CHECKPOINT_SCHEMA, "key": self.key, "starts": self.starts}
         stored |= {"state": state, "seconds": self.seconds}
+        start = time.monotonic()
         try:
             with _saving, atomic_path(self.path) as partial:
                 torch.save(stored, partial)
@@ -135,6 +143,7 @@ class Checkpoints:
                 " yours?"
             )
         self._written = time.monotonic()
+        self._cost = self._written - start
 
     def load(self) -> dict | None:
         """The stored state, on the CPU, or None where there is none that fits.

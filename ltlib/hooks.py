@@ -154,4 +154,6 @@ class Saving(Hook):
             self.checkpoints.save(run.state())
 
     def after_epoch(self, run: Training) -> None:
-        self.checkpoints.save(run.state())
+        at_end = run.epoch == run.recipe.epochs  # what is left to do may fail
+        if at_end or self.checkpoints.due_after_epoch():
+            self.checkpoints.save(run.state())

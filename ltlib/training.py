@@ -328,10 +328,10 @@ def threads(count: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def reproducible(seed: int) -> Iterator[None]:
-    """One CPU thread and the global random state from ``seed`` (dropout, stochastic depth, fresh
-    layers); both put back.
+def reproducible(seed: int, count: int = 1) -> Iterator[None]:
+    """One CPU thread, or ``count`` with other digits, and the global random state from ``seed``
+    (dropout, stochastic depth, fresh layers); both put back.
     """
-    with torch.random.fork_rng(range(torch.cuda.device_count())), threads(1):
+    with torch.random.fork_rng(range(torch.cuda.device_count())), threads(count):
         torch.manual_seed(seed)
         yield

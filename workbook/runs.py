@@ -8,6 +8,7 @@ is only how they end.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import shlex
@@ -21,13 +22,14 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, ProcessPoolExecutor, wait
 from pathlib import Path
 
+import psutil
 import torch
 from safetensors import SafetensorError
 
 from ltlib import checkpoints
 from ltlib.checkpoints import CheckpointError, Stopped
 from ltlib.errors import ConfigError, DataError
-from ltlib.files import ROOT, Busy, build_dir, results_dir, sweep
+from ltlib.files import ROOT, Busy, build_dir, results_dir, silent, sweep
 from ltlib.hooks import Diverged
 from ltlib.models import MissingWeights
 from ltlib.runs.config import RunConfig
@@ -82,14 +84,50 @@ def compute_runs(
 
         compute_on_slurm(profile, missing, say)
     else:
-        _compute_here(missing, min(jobs or default_jobs(here), len(missing)), here, say)
+        _compute_here(
+            missing, min(jobs or default_jobs(here, missing, say), len(missing)), here, say
+        )
 
 
-def default_jobs(device: torch.device) -> int:
-    """One process per core (a run uses one thread) or GPU; one on a GPU that was named."""
+def default_jobs(device: torch.device, runs: list[RunConfig], say=silent) -> int:
+    """How many of these runs are computed at a time where nobody says it.
+
+    On a CPU one per core, as a run uses one thread, but no more than fit into free memory; on a GPU
+    one, or four small ones (mode "probe", or images of 32 px), for which one has room and time.
+    """
     if device.type == "cpu":
-        return cpu_count()
-    return torch.cuda.device_count() if device.index is None else 1
+        cores, need, free = cpu_count(), max(map(memory_needed, runs)), free_memory()
+        if (fitting := max(1, int(free // need))) < min(cores, len(runs)):
+            say(
+                f"{fitting} at a time on {cores} cores: a run may need {need:.1f} GiB of memory,"
+                f" and {free:.1f} are free; JOBS= decides otherwise"
+            )
+        return min(cores, fitting)
+    devices = torch.cuda.device_count() if device.index is None else 1
+    small = all(run.mode == "probe" or run.recipe.resolution <= 32 for run in runs)
+    return devices * (min(4, max(1, cpu_count() // devices)) if small else 1)
+
+
+def memory_needed(run: RunConfig) -> float:
+    """GiB that a run may take on a CPU, by estimate: 2 for a head on features; otherwise 1 and 2.2
+    KiB for each pixel of a batch, what MobileNetV2 takes, which of the backbones takes most."""
+    if run.mode == "probe":
+        return 2.0
+    recipe = run.recipe
+    return 1.0 + recipe.batch_size * recipe.resolution**2 * 2.2 / 2**20
+
+
+def free_memory() -> float:
+    """GiB that this process may still have: of the machine, and of its container where it has a
+    limit."""
+    free = psutil.virtual_memory().available
+    with contextlib.suppress(OSError, ValueError):  # no limit, or another system
+        limit, used = (
+            int((Path("/sys/fs/cgroup") / f"memory.{name}").read_text())
+            for name in ("max", "current")
+        )
+        free = min(free, limit - used)
+    return free / 2**30
 
 
 def _require_writable(folder: Path) -> None:
@@ -234,8 +272,10 @@ def _end_with(parent) -> None:
 
 
 # settings of this process that a command for another one names, too
-PASSED_ON = "LTLIB_DATA LTLIB_WEIGHTS LTLIB_OUT DEVICE CHECKPOINT_MINUTES HF_HOME PYTHONPATH"
-PASSED_ON += " MALLOC_MMAP_THRESHOLD_ MALLOC_TRIM_THRESHOLD_ MALLOC_TOP_PAD_ GOMP_SPINCOUNT"
+PASSED_ON = (
+    "LTLIB_DATA LTLIB_WEIGHTS LTLIB_OUT DEVICE CHECKPOINT_MINUTES THREADS HF_HOME PYTHONPATH"
+)
+PASSED_ON += " GOMP_SPINCOUNT"
 
 
 def run_commands(profile: Profile) -> list[str]:

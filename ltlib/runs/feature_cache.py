@@ -18,7 +18,7 @@ from ltlib.data import ImageData
 from ltlib.files import atomic_path, cache_dir, exclusive
 from ltlib.models import Weights, build_backbone
 from ltlib.recipe import Recipe
-from ltlib.runs.devices import cpu_count
+from ltlib.runs.devices import cpu_count, tune_process
 from ltlib.runs.records import content
 from ltlib.runs.sets import image_batches
 from ltlib.training import predict, threads
@@ -102,6 +102,7 @@ class FrozenBackbone:
         return np.concatenate(parts)
 
     def _store(self, path: Path, images: np.ndarray) -> None:
+        tune_process(self.device)
         batches = image_batches(images, None, self.weights, self.recipe, BATCH, self.device)
         with threads(cpu_count()):
             features = predict(self._model, batches, self.recipe.precision).numpy()

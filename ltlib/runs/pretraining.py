@@ -17,6 +17,7 @@ from ltlib.files import cache_dir, exclusive
 from ltlib.losses import build_loss
 from ltlib.models import Weights, build_backbone, build_classifier, fresh_weights
 from ltlib.runs.config import Pretraining
+from ltlib.runs.devices import tune_process
 from ltlib.runs.progress import Progress
 from ltlib.runs.sets import image_batches
 from ltlib.training import fit, reproducible
@@ -51,6 +52,7 @@ def _pretrain(name: str, pretraining: Pretraining, path: Path, key: str, device,
     key = {"pretraining": key} | library_versions()
     checkpoints = Checkpoints(path.with_suffix(".pt"), key, checkpoint_minutes(), say)
     progress = Progress(recipe.epochs, lambda line: say(f"pretraining {name}: {line}"))
+    tune_process(device)
     with reproducible(seed):
         backbone = build_backbone(name, None)
         model = build_classifier(backbone, "linear", CLASSES)

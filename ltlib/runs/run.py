@@ -32,7 +32,7 @@ from ltlib.models import Classifier, MissingWeights, Weights
 from ltlib.protocol import Splits, base_set, make_splits
 from ltlib.runs import records
 from ltlib.runs.config import RunConfig
-from ltlib.runs.devices import pick_device
+from ltlib.runs.devices import pick_device, thread_count, tune_process
 from ltlib.runs.experiment import Experiment, evaluation
 from ltlib.runs.feature_cache import FrozenBackbone
 from ltlib.runs.pretraining import small_weights
@@ -100,8 +100,9 @@ def train(
     said = tell if say_progress else silent
     progress = Progress(config.recipe.epochs, said, live_path(config, ".json"))
     note, results = "", {}
+    tune_process(device)
     try:
-        with reproducible(config.seed):
+        with reproducible(config.seed, thread_count()):
             experiment = set_up(config, data, splits, weights, device, say)
             curve, found, trained = experiment.fit(checkpoints, progress)
         judged = splits.tests, data.test_labels, experiment.criterion
@@ -119,6 +120,8 @@ def train(
         _save_logits(config, found["last"][1], data, splits, experiment.criterion)
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     provenance = origin | {"wall_seconds": round(checkpoints.seconds, 2), "finished": finished}
+    if thread_count() > 1:
+        provenance["threads"] = thread_count()
     if len(checkpoints.starts) > 1:
         provenance["starts"] = checkpoints.starts
     status = "diverged" if note else "done"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_training import RECIPE, ThreeViews, same, train
 
+from ltlib import checkpoints as checkpoints_module
 from ltlib.checkpoints import (
     CheckpointError,
     Checkpoints,
@@ -111,18 +112,32 @@ def test_a_finished_run_is_not_trained_again(tmp_path):
     assert same(first, run_case("sgd", checkpoints=checkpoints(tmp_path), progress=step))
 
 
-def test_checkpoints_are_written_every_epoch_and_every_n_minutes(tmp_path):
+def test_checkpoints_are_written_every_n_minutes_and_at_the_end(tmp_path):
     class Noting(Checkpoints):
         def save(self, state):
             written.append((state["epoch"], state["step"]))
 
     for minutes, places in (
-        (60, [(1, 0), (2, 0), (3, 0)]),
+        (60, [(3, 0)]),
         (0, [(0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1), (2, 2), (3, 0)]),
     ):
         written = []
         train(RECIPE, checkpoints=Noting(tmp_path / "run.pt", {}, minutes))
         assert written == places
+
+
+@pytest.mark.parametrize(("cost", "wait"), [(0, 60), (1, 60), (10, 200)])
+def test_after_an_epoch_one_is_written_where_it_costs_a_twentieth_of_the_time(
+    tmp_path, monkeypatch, cost, wait
+):
+    clock = iter([0, 0, 100, 100 + cost])  # made, its seconds twice, written
+    now = [0.0]
+    monkeypatch.setattr(checkpoints_module.time, "monotonic", lambda: next(clock, now[0]))
+    ours = Checkpoints(tmp_path / "run.pt", {})
+    ours.save({})
+    for passed in (wait - 1, wait):
+        now[0] = 100 + cost + passed
+        assert ours.due_after_epoch() == (passed == wait)
 
 
 # files that do not fit

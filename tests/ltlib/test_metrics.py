@@ -1,5 +1,6 @@
 import io
 import math
+import tracemalloc
 
 import numpy as np
 import pandas as pd
@@ -147,6 +148,23 @@ def test_hard_auc_by_hand():
         ((1 + 2 / 3) / 2 + (1 + 1 / 2 - 1 / 3) / 2) / 2
     )
     assert evaluated()["auc_hard"] == hard_auc(LOGITS, LABELS)
+
+
+def test_rank_auc_of_many_classes_takes_little_memory():
+    rng = np.random.default_rng(0)
+    scores = torch.as_tensor(rng.normal(size=(300, 2000)))
+    labels = torch.as_tensor(rng.integers(0, 2000, 300))
+    tracemalloc.start()
+    found = rank_auc(scores, labels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    ranks = stats.rankdata(scores.numpy(), axis=0)[np.arange(300), labels.numpy()]
+    images = np.bincount(labels.numpy(), minlength=2000)
+    above = np.bincount(labels.numpy(), ranks, 2000) - images * (images + 1) / 2
+    occurs = images > 0
+    expected = (above / (images * (300 - images)).clip(1))[occurs].mean()
+    assert found == pytest.approx(expected)
+    assert peak < scores.nbytes
 
 
 def test_rank_auc_by_hand():

@@ -13,6 +13,7 @@ import termios
 import threading
 import time
 
+import psutil
 import pytest
 import torch
 
@@ -25,8 +26,16 @@ from ltlib.runs.progress import live_path, run_state, unique_runs
 from ltlib.runs.records import load_record, logits_path
 from ltlib.runs.run import run_or_load
 from workbook import RunsFailed
+from workbook import runs as workbook_runs
 from workbook.__main__ import parse
-from workbook.runs import compute_runs, default_jobs, run_commands, start_worker
+from workbook.runs import (
+    compute_runs,
+    default_jobs,
+    free_memory,
+    memory_needed,
+    run_commands,
+    start_worker,
+)
 
 
 def tiny(*losses, epochs=1):
@@ -189,7 +198,32 @@ def test_jobs_must_be_positive(out):
 @pytest.mark.parametrize(("device", "jobs"), [("cpu", cpu_count()), ("cuda", 4), ("cuda:2", 1)])
 def test_a_job_per_core_or_gpu_and_one_for_a_gpu_that_was_named(monkeypatch, device, jobs):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert default_jobs(torch.device(device)) == jobs
+    runs = load_profile("whole").configs()
+    monkeypatch.setattr(workbook_runs, "free_memory", lambda: 1e6)
+    assert default_jobs(torch.device(device), runs) == jobs
+
+
+def test_small_runs_share_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(workbook_runs, "cpu_count", lambda: 16)
+    for name in ("scratch", "probe"):
+        assert default_jobs(torch.device("cuda"), load_profile(name).configs()) == 8
+
+
+@pytest.mark.parametrize(("free", "jobs"), [(1e3, 8), (16.0, 2), (3.0, 1)])
+def test_no_more_runs_at_a_time_than_fit_into_memory(monkeypatch, free, jobs):
+    """A run of MobileNetV2 at 128 px takes 5.0 to 5.5 GB at its peak."""
+    said = []
+    monkeypatch.setattr(workbook_runs, "cpu_count", lambda: 8)
+    monkeypatch.setattr(workbook_runs, "free_memory", lambda: free)
+    runs = load_profile("whole", backbones=["mobilenetv2_100"]).configs()
+    assert 5.0 < memory_needed(runs[0]) < 6.0
+    assert default_jobs(torch.device("cpu"), runs, said.append) == jobs
+    assert bool(said) == (jobs < 8)
+
+
+def test_memory_is_that_of_the_machine_or_of_its_container():
+    assert 0 < free_memory() <= psutil.virtual_memory().total / 2**30
 
 
 @pytest.fixture

@@ -58,6 +58,15 @@ def test_a_run_is_never_repeated_and_a_changed_one_is_another(shared):
     assert record_path(changed) != record_path(config)
 
 
+def test_more_threads_are_asked_for_and_said(out, monkeypatch):
+    seen, usual = [], torch.set_num_threads
+    monkeypatch.setenv("THREADS", "2")
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: seen.append(n) or usual(n))
+    record = run_or_load(smoke_config(), "cpu")
+    assert 2 in seen
+    assert record.provenance["threads"] == 2
+
+
 def test_the_same_config_gives_the_same_digits_and_leaves_random_state_and_threads_alone(out):
     config = smoke_config("ldam")
     first = run_or_load(config, "cpu")
