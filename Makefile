@@ -1,7 +1,7 @@
 # The long-tail workbook. `make` alone prints help.
 
 # What may be chosen. It reaches the program by the environment, and as it was typed: no shell and no make reads it.
-CHOICES = PROFILE BACKBONES LOSSES SEEDS PROTOCOLS TRAIN_SETS JOBS LAUNCHER SLURM PAPERS LAB DEVICE CHECKPOINT_MINUTES
+CHOICES = PROFILE BACKBONES LOSSES SEEDS PROTOCOLS TRAIN_SETS JOBS LAUNCHER SLURM PAPERS LAB DEVICE CHECKPOINT_MINUTES THREADS
 $(foreach name,$(CHOICES),$(eval override $(name) := $$(value $(name))))
 export $(CHOICES)
 

@@ -23,6 +23,11 @@ Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 
+# of protocols, methods and profiles: they become file names and LaTeX
+NAME = "a name of letters, digits, '_', '-' and '.', which begins with one of the first three"
+NAME_PATTERN = r"\w[\w.-]*"
+Name = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$", description=NAME)]
+
 WORDS = {
     "int": "a whole number",
     "float": "a number (write 1.0e-4, not 1e-4 in quotes)",
@@ -126,7 +131,9 @@ def _message(cls: type, error: ValidationError) -> str:
         return f"the key {name!r} is missing ({_words(field.annotation)})"
     if kind == "literal_error":
         return one_of(place, value, typing.get_args(field.annotation))
-    if kind in BOUNDS:
+    if kind == "string_pattern_mismatch":
+        expected = field.description
+    elif kind in BOUNDS:
         expected = field.description or BOUNDS[kind].format(**fault.get("ctx", {}))
     else:
         expected = WORDS.get(kind.split("_")[0], fault["msg"])

@@ -118,10 +118,10 @@ def rank_auc(scores: Tensor, labels: Tensor) -> float:
     occurs = images > 0
     if occurs.sum() < 2:
         return 0.5
-    own, scores = np.empty(len(y)), scores.numpy()
+    own, s = np.empty(len(y)), scores.numpy()
     for first in range(0, classes, 100):  # the ranks of all classes at once take much memory
         rows = np.flatnonzero((y >= first) & (y < first + 100))
-        ranks = scipy.stats.rankdata(scores[:, first : first + 100], axis=0)
+        ranks = scipy.stats.rankdata(s[:, first : first + 100], axis=0)
         own[rows] = ranks[rows, y[rows] - first]
     above = (np.bincount(y, own, classes) - images * (images + 1) / 2)[occurs]
     return float((above / (images * (len(y) - images))[occurs]).mean())

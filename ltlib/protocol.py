@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from ltlib.checked import Count, Positive, Several, bounds, checked, later
+from ltlib.checked import Count, Name, Positive, Several, bounds, checked, later
 from ltlib.data import ImageData
 from ltlib.data.sizes import DatasetSize
 from ltlib.errors import require
@@ -41,7 +41,7 @@ class Protocol:
                       class validates, and is not trained on
     """
 
-    name: str
+    name: Name
     max_count: Positive
     balanced_count: Positive
     val_per_class: Count
@@ -49,7 +49,7 @@ class Protocol:
     longtailed_test: bool
     groups: Literal["thesis", "survey", "step"]
     imbalance_factor: Annotated[float, bounds("at least 1", ge=1)] = 100.0
-    data_seed: Count = 0
+    data_seed: Annotated[int, bounds("0 to 4294967295", ge=0, lt=2**32)] = 0
     counts: Several[int] = later(())
     imbalance: Literal["exponential", "step"] = later("exponential")
     val_fraction: Annotated[float, bounds("0 <= val_fraction < 1", ge=0, lt=1)] = later(0.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from ltlib.checked import Count, NotNegative, Positive, Several, bounds, checked, later
+from ltlib.checked import NotNegative, Several, bounds, checked, later
 from ltlib.errors import require
 
 
@@ -43,18 +43,18 @@ class Recipe:
                   backbone's features (:func:`ltlib.models.start_at_class_means`)
     """
 
-    epochs: Positive
-    batch_size: Positive
+    epochs: Annotated[int, bounds("1 to 100000", ge=1, le=100_000)]
+    batch_size: Annotated[int, bounds("1 to 65536", ge=1, le=65_536)]
     optimizer: Literal["adamw", "adam", "sgd"]
     lr: Annotated[float, bounds("a number above 0", gt=0)]
-    resolution: Positive
+    resolution: Annotated[int, bounds("1 to 2048 pixels", ge=1, le=2048)]
     weight_decay: NotNegative = 0.0
     momentum: Annotated[float, bounds("0 <= momentum < 1", ge=0, lt=1)] = 0.9
     schedule: Literal["cosine", "step"] = "cosine"
     warmup_epochs: NotNegative = 0.0
     milestones: Several[int] = ()
     decay: Annotated[float, bounds("0 < decay <= 1", gt=0, le=1)] = 0.1
-    crop_padding: Count = 0
+    crop_padding: Annotated[int, bounds("0 to 512 pixels", ge=0, le=512)] = 0
     flip: bool = False
     precision: Literal["float32", "bfloat16"] = "float32"
     layer_decay: Annotated[float, bounds("0 < layer_decay <= 1", gt=0, le=1)] = later(1.0)
@@ -65,10 +65,10 @@ class Recipe:
     compile: bool = later(False)
     pick: Literal["accuracy", "gmean"] = later("accuracy")
     pixels: Literal["normalised", "raw"] = later("normalised")
-    cutout: Annotated[int, bounds("a number of pixels, or 0", ge=0)] = later(0)
+    cutout: Annotated[int, bounds("0 to 2048 pixels", ge=0, le=2048)] = later(0)
     views: Literal["one", "contrastive"] = later("one")
     light: Literal["adaptformer", "lora", "bias_norm"] = later("adaptformer")
-    width: Positive = later(16)
+    width: Annotated[int, bounds("1 to 4096", ge=1, le=4096)] = later(16)
     head_init: Literal["random", "class_means"] = later("random")
 
     def __post_init__(self):

@@ -247,11 +247,16 @@ def lab(choices: Choices) -> None:
     """Become JupyterLab on this machine alone, at the notebooks' index; its kernel is ours."""
     from workbook.notebooks import NOTEBOOKS
 
+    try:
+        further = shlex.split(choices.text.lab)
+    except ValueError as error:
+        expected = "options of JupyterLab, each quotation mark with its other one"
+        raise ConfigError(f"LAB = {choices.text.lab!r}: expected {expected} ({error})") from None
     options = [
         "--ServerApp.ip=127.0.0.1",
         f"--ServerApp.root_dir={NOTEBOOKS}",
         "--LabApp.default_url=/lab/tree/index.ipynb",
-        *shlex.split(choices.text.lab),
+        *further,
     ]
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *options])
 

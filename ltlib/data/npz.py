@@ -21,6 +21,8 @@ def load_npz(name: str, path: Path, side: int | None = None, otherwise: str = ""
     DataError that names what is otherwise.
     """
     try:
+        if not path.is_file():
+            raise OSError("not a file")
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in KEYS}
     except Exception as error:  # zipfile, zlib, NumPy and KeyError: all mean the same to the user

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def _download(official, folder: Path) -> Path:
 
 
 def _idx_path(folder: Path, stem: str) -> Path | None:
-    return next((path for path in (folder / stem, folder / f"{stem}.gz") if path.exists()), None)
+    return next((path for path in (folder / stem, folder / f"{stem}.gz") if path.is_file()), None)
 
 
 def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -75,7 +76,8 @@ def _read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
     four bytes, then the values."""
     try:
         with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as file:
-            content = file.read()
+            # no more than there should be, of a file that unpacks to any size
+            content = file.read(4 + 4 * len(shape) + math.prod(shape) + 1)
         header = np.frombuffer(content[: 4 + 4 * len(shape)], ">i4")
         if header.tolist() != [0x0800 + len(shape), *shape]:
             raise ValueError(

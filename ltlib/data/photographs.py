@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,9 @@ import joblib
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm import tqdm
+
+# what a photograph is saved as; Pillow would run other programs for some of the rest (PostScript)
+FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
 
 
 def read_image(path: Path, size: int) -> np.ndarray:
@@ -22,7 +26,7 @@ def read_image(path: Path, size: int) -> np.ndarray:
     out. Of an animation, the first frame. Raises OSError, ValueError and whatever else Pillow
     raises for a file that is no whole image.
     """
-    with Image.open(path) as image:
+    with Image.open(path, formats=_formats()) as image:
         # a JPEG of a camera: decoded at half, a quarter ... of its size, never below this
         image.draft(None, (2 * size, 2 * size))
         image = ImageOps.exif_transpose(image)
@@ -38,6 +42,13 @@ def read_image(path: Path, size: int) -> np.ndarray:
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BICUBIC)
         return np.asarray(image)
+
+
+@functools.cache
+def _formats() -> list[str]:
+    """Those of ``FORMATS`` that this Pillow knows."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 def read_images(paths: list[Path], size: int) -> tuple[np.ndarray, list[str]]:

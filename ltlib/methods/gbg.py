@@ -78,8 +78,7 @@ class GBG(Loss):
         self._present: Tensor | None = None
         self._contrastive: Tensor | None = None
         # of a model whose images do not see each other: the logits of each group, of its own pass
-        self._apart = False
-        self._parts: list[Tensor] = []
+        self._apart, self._parts = False, list[Tensor]()
 
     def prediction_logits(self, logits: Tensor) -> Tensor:
         return self.scale * logits
@@ -203,11 +202,12 @@ class GBG(Loss):
 
     def _gradient(self, i: int, loss: Tensor, shared: list[Tensor]) -> tuple[Tensor, ...]:
         """Of the i-th group's loss with respect to the backbone."""
+        start, above = loss, None
+        if self._parts:
+            start = self._parts[i]
+            (above,) = torch.autograd.grad(loss, start, retain_graph=True)
         how = {"retain_graph": True, "materialize_grads": True}
-        if not self._parts:
-            return torch.autograd.grad(loss, shared, **how)
-        (of_logits,) = torch.autograd.grad(loss, self._parts[i], retain_graph=True)
-        return torch.autograd.grad(self._parts[i], shared, of_logits, **how)
+        return torch.autograd.grad(start, shared, above, **how)
 
     def _weights(self, by_group: list, losses: Tensor) -> Tensor:
         if self.weighting == "equal" or len(by_group) == 1:

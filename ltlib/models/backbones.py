@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from ltlib.errors import ConfigError
 from ltlib.models.names import check_name
@@ -57,6 +57,17 @@ def _set_size(model: nn.Module, resolution: int | None) -> None:
         model.set_input_size(resolution)
 
 
+def _check_values(found: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """ValueError for weights of another type than the model's, and for what is no number."""
+    for name, value in found.items():
+        if value.is_floating_point() != own[name].is_floating_point():
+            raise ValueError(f"{name} has dtype {value.dtype}, expected {own[name].dtype}")
+        if not bool(value.isfinite().all()):
+            raise ValueError(f"{name} holds numbers that are not finite")
+        if name.endswith("running_var") and bool((value < 0).any()):
+            raise ValueError(f"{name} holds variances below 0")
+
+
 def load_weights(model: nn.Module, path: Path, prefix: str = "") -> None:
     """Load a safetensors file whose keys, of those that begin with ``prefix`` and without it, are
     the model's to the last one, or raise ConfigError."""
@@ -67,7 +78,8 @@ def load_weights(model: nn.Module, path: Path, prefix: str = "") -> None:
         found = load_file(path).items()
         own = {k.removeprefix(prefix): value for k, value in found if k.startswith(prefix)}
         model.load_state_dict(own)
-    except (SafetensorError, RuntimeError) as error:
+        _check_values(own, model.state_dict())
+    except (SafetensorError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"{path}: expected the weights of this very model in timm's key names, whole"
             f" ({str(error)[:300]}). Get the file again; a cached one can be removed."

@@ -103,6 +103,8 @@ def _local_weights(name: str, folder: Path) -> Weights:
             meta["mean"], str
         ):
             raise ValueError("mean and std need three numbers each, std above 0")
+        if not all(-10 < m < 10 for m in mean) or not all(0.001 < s < 10 for s in std):
+            raise ValueError(f"mean {mean} and std {std} are not those of images in [0, 1]")
         interpolation = meta.get("interpolation", "bicubic")
         if interpolation not in ("bicubic", "bilinear"):
             raise ValueError(f"interpolation is {interpolation!r}, expected bicubic or bilinear")

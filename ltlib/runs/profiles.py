@@ -13,9 +13,20 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from ltlib import registry
-from ltlib.checked import Count, Positive, Several, bounds, checked, table, value_of, within
+from ltlib.checked import (
+    NAME,
+    NAME_PATTERN,
+    Count,
+    Positive,
+    Several,
+    bounds,
+    checked,
+    table,
+    value_of,
+    within,
+)
 from ltlib.data.sizes import dataset_size
-from ltlib.errors import ConfigError, require, require_one_of
+from ltlib.errors import ConfigError, require, require_number, require_one_of
 from ltlib.files import ROOT
 from ltlib.protocol import TRAIN_SETS, Protocol
 from ltlib.recipe import Recipe
@@ -260,7 +271,9 @@ def _profile_path(name: str) -> Path:
     if not own:
         where = f"{PROFILES}, which a checkout of the workbook has, is not here"
         expected = f"the path of a TOML file: {where}"
-    require(path.exists(), "PROFILE", name, expected)
+    require(path.is_file(), "PROFILE", name, expected)
+    plain = re.fullmatch(NAME_PATTERN, path.stem) is not None
+    require(plain, "PROFILE", name, f"a file that has {NAME}")
     taken = path.stem in own and path.resolve().parent != PROFILES
     owner = f"results/{path.stem} belongs to the workbook's own profile"
     require(not taken, "PROFILE", name, f"another file name; {owner}")
@@ -270,7 +283,7 @@ def _profile_path(name: str) -> Path:
 def _read(path: Path) -> dict:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:  # ValueError: TOML, UTF-8, long numbers
         raise ConfigError(f"not a readable TOML file: {error}") from None
     reasons = dict.fromkeys(("name", "path"), "the file's name is the profile's")
     reasons["datasets"] = "a protocol's own data set is a key of it, dataset"
@@ -377,8 +390,9 @@ def _check_tables(profile: Profile, backbones: set[str]) -> None:
             value_of(Recipe, "lr", rate, f"lr_by_loss.{backbone}.{loss}")
     for loss in profile.loss_options:
         require_one_of("loss_options", loss, (*registry.ENTRIES, "logit_adjusted"))
-    for key in profile.loss_options.get("logit_adjusted", {}):
+    for key, value in profile.loss_options.get("logit_adjusted", {}).items():
         require_one_of("loss_options.logit_adjusted", key, ("tau",))
+        require_number("loss_options.logit_adjusted.tau", value, 0, open_low=True)
     for key, values in profile.tune.items():
         where = f"tune.{key}"
         require_one_of("tune", key, Recipe.__dataclass_fields__)

@@ -26,8 +26,11 @@ from torch import Tensor
 from ltlib.checkpoints import library_versions
 from ltlib.files import ROOT, atomic_path, build_dir, results_dir
 from ltlib.losses import equals_softmax
+from ltlib.protocol import base_set
 from ltlib.runs.config import RunConfig
+from ltlib.runs.devices import thread_count
 from ltlib.runs.profiles import Profile, load_profile
+from ltlib.runs.schema import fault_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,10 +55,13 @@ class Record:
     note: str = ""
 
     @property
-    def is_whole(self) -> bool:
-        """Whether it has a known status, and the results that belong to it."""
-        evaluated = self.status == "done" and "last" in self.results.get("evaluations", {})
-        return evaluated or self.status == "diverged"
+    def fault(self) -> str:
+        """What cannot be as a run writes it, or ""."""
+        if self.status == "diverged":
+            return ""
+        if self.status != "done":
+            return f"status {self.status!r}, expected 'done' or 'diverged'"
+        return fault_of(self.results)
 
 
 def computed_as(config: RunConfig) -> RunConfig:
@@ -96,7 +102,7 @@ def load_record(config: RunConfig) -> Record | None:
         value = json.loads(path.read_text())
         schema = value.pop("schema")
         record = Record(**value)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         fault = f"not a record ({error})"
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error})") from None
@@ -105,10 +111,10 @@ def load_record(config: RunConfig) -> Record | None:
             fault = f"has schema {schema}, expected {SCHEMA}"
         elif record.config != config.to_dict():
             fault = "holds another config than its name says"
-        elif record.is_whole:
-            return record
+        elif record.fault:
+            fault = f"cannot be what a run wrote ({record.fault})"
         else:
-            fault = f"has status {record.status!r} without the results that belong to it"
+            return record
     raise RecordError(f"{path}: {fault}. Remove the file to run it again.")
 
 
@@ -162,9 +168,28 @@ def load_predictions(config: RunConfig) -> Predictions | None:
             f"{path}: not the predictions of a run ({error}). Remove it; without its record the run"
             " is done again."
         ) from None
+    _require_same_hits(config, path, arrays)
     for name, array in arrays.items():
         arrays[name] = array.astype(np.float64 if array.dtype.kind == "f" else np.int64)
     return Predictions(**arrays)
+
+
+def _require_same_hits(config: RunConfig, path: Path, arrays: dict) -> None:
+    """Raise RecordError where a record says other hits than the predictions beside it."""
+    record = load_record(config)
+    if record is None or record.status != "done":
+        return
+    if not (by_set := record.results["evaluations"]["last"]["per_class"]):
+        return
+    said = by_set[base_set(by_set)]["hits"]
+    labels = arrays["labels"]
+    found = np.bincount(labels[arrays["predicted"] == labels], minlength=len(said)).tolist()
+    if found != said:
+        raise RecordError(
+            f"{path}: expected the predictions of the record beside it, which has"
+            f" {sum(said)} hits and other ones by class; these have {sum(found)}. Remove both to"
+            " run it again."
+        )
 
 
 def look_again(profile: str) -> None:
@@ -230,7 +255,8 @@ def _processor() -> str:
 def environment(device) -> dict:
     """Library and device versions, for the provenance of a record."""
     on_gpu = torch.device(device).type == "cuda"
-    return {
+    threads = {"threads": thread_count()} if thread_count() > 1 else {}
+    return threads | {
         "code": code_version(),
         "python": platform.python_version(),
         "libraries": library_versions() | {"numpy": np.__version__},

@@ -69,6 +69,7 @@ def run_or_load(
             record = records.load_record(config)
             if record is None:
                 device = pick_device(device)
+                tune_process(device)
                 if config.tau is None:
                     record = train(config, device, say, say_progress)
                 else:
@@ -100,7 +101,6 @@ def train(
     said = tell if say_progress else silent
     progress = Progress(config.recipe.epochs, said, live_path(config, ".json"))
     note, results = "", {}
-    tune_process(device)
     try:
         with reproducible(config.seed, thread_count()):
             experiment = set_up(config, data, splits, weights, device, say)
@@ -120,8 +120,6 @@ def train(
         _save_logits(config, found["last"][1], data, splits, experiment.criterion)
     finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     provenance = origin | {"wall_seconds": round(checkpoints.seconds, 2), "finished": finished}
-    if thread_count() > 1:
-        provenance["threads"] = thread_count()
     if len(checkpoints.starts) > 1:
         provenance["starts"] = checkpoints.starts
     status = "diverged" if note else "done"

@@ -2,10 +2,12 @@ import functools
 import gzip
 import hashlib
 import http.server
+import os
 import pickle
 import struct
 import tarfile
 import threading
+import tracemalloc
 import urllib.error
 
 import numpy as np
@@ -355,6 +357,24 @@ def test_a_damaged_idx_file_is_named(idx_home, content, fault, suffix):
     ) as error:
         load_dataset("fashion_mnist")
     assert error.match(fault)
+
+
+def test_a_gzip_file_that_unpacks_to_much_is_not_unpacked(idx_home, monkeypatch):
+    """6 GB of zeros are 6 MB when they are packed."""
+    idx_home("fashion-mnist", ".gz", x_train=WHOLE + bytes(10**8))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="expected an IDX file of 12 x 4 x 5 bytes"):
+        load_dataset("fashion_mnist")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10**7
+
+
+def test_a_pipe_is_no_data_set(idx_home, tmp_path, monkeypatch, fresh_caches):
+    monkeypatch.setenv("LTLIB_DATA", str(tmp_path))
+    os.mkfifo(tmp_path / "cifar100.npz")
+    with pytest.raises(DataError, match=r"cifar100.npz: not readable as an .npz .*not a file"):
+        load_dataset("cifar100")
 
 
 @pytest.mark.parametrize(

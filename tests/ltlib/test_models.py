@@ -81,6 +81,26 @@ def test_weights_of_another_model_are_refused(weights_dir):
         build_backbone(TINY, find_weights(TINY))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("conv_stem.weight", float("nan"), "conv_stem.weight holds numbers that are not finite"),
+        ("bn1.running_var", float("inf"), "bn1.running_var holds numbers that are not finite"),
+        ("bn1.running_var", -1.0, "bn1.running_var holds variances below 0"),
+        ("conv_stem.weight", 1, "conv_stem.weight has dtype torch.int64, expected torch.float32"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_refused_when_they_are_loaded(
+    weights_dir, name, value, message
+):
+    folder, model = weights_dir
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    state[name] = torch.full(state[name].shape, value)
+    save_file(state, folder / f"{TINY}.safetensors")
+    with pytest.raises(ConfigError, match=message):
+        build_backbone(TINY, find_weights(TINY))
+
+
 def test_truncated_weights_are_refused(weights_dir):
     path = weights_dir[0] / f"{TINY}.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
@@ -110,6 +130,8 @@ def test_heads_compute_in_float32_under_autocast():
         "[]",
         '{"mean": "123", "std": "123"}',
         '{"mean": [0, 0, 0], "std": [1, 1, 1], "interpolation": "nearest"}',
+        '{"mean": [1e300, 0, 0], "std": [1, 1, 1]}',
+        '{"mean": [0, 0, 0], "std": [1, 1, 1e-300]}',
     ],
 )
 def test_a_damaged_description_is_refused(weights_dir, text):

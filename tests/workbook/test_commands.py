@@ -33,6 +33,36 @@ def test_bad_input_is_one_clear_error(arguments, message, capsys, out):
     assert "Traceback" not in error
 
 
+CHOICES = (
+    "PROFILE BACKBONES LOSSES SEEDS PROTOCOLS TRAIN_SETS JOBS LAUNCHER SLURM PAPERS LAB THREADS"
+)
+
+
+@pytest.mark.parametrize("name", CHOICES.split())
+def test_no_shell_and_no_make_reads_a_choice(tmp_path, name):
+    ran = tmp_path / "ran"
+    for text in (
+        f"`touch {ran}`",
+        f"$(touch {ran})",
+        f"$(shell touch {ran})",
+        f"'; touch {ran}; '",
+    ):
+        for command, given in (([f"{name}={text}"], {}), ([], {name: text})):
+            subprocess.run(
+                ["make", "-o", ".venv/.workbook-ready", "runs-list", "PY=true", *command],
+                cwd=ROOT,
+                env=os.environ | given,
+                capture_output=True,
+            )
+    assert not ran.exists()
+
+
+def test_unbalanced_quotation_marks_are_named(monkeypatch, capsys):
+    monkeypatch.setenv("LAB", "--port='9999")
+    assert main(["lab"]) == 1
+    assert 'LAB = "--port=\'9999": expected options' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("jobs", "message"),
     [("many", "JOBS = 'many'"), ("1 2", "expected one whole number"), ("0", "expected at least 1")],

@@ -81,6 +81,47 @@ def get(source, *parts, **options):
     return import_images(source, *parts, **{"size": SIZE, "say": quiet, **options})
 
 
+# from others
+
+
+@pytest.mark.parametrize("name", ["luna/x.jpg", "luna/x.eps"])
+def test_no_other_program_reads_a_photograph(place, moths, monkeypatch, name):
+    """Pillow would have Ghostscript run what a PostScript file says, whatever it is called."""
+    (moths / name).write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\nshowpage\n")
+    monkeypatch.setattr(subprocess, "Popen", None)
+    faults = get(moths).faults
+    assert faults["left out, no whole image"] == [f"{name} (not an image)"]
+
+
+@pytest.mark.parametrize("where", ["file", "class"])
+def test_names_that_are_no_text_are_named(moths, where):
+    odd = os.fsdecode(b"caf\xe9")
+    if where == "class":
+        folder(moths, {odd: 3}, start=900)
+    else:
+        photograph(moths / "luna" / f"{odd}.png", 900)
+    with pytest.raises(DataError, match=r"(?s)expected names in UTF-8.*caf\\udce9.*Rename them"):
+        get(moths)
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/etc/passwd", "luna/../../secret.png"])
+@pytest.mark.parametrize("kind", ["list", "json"])
+def test_a_list_reads_nothing_outside_its_root(place, moths, name, kind):
+    photograph(place / "secret.png", 900)
+    path = place / "moths" / f"theirs.{'json' if kind == 'json' else 'txt'}"
+    if kind == "list":
+        path.write_text(f"luna/0.png luna\n{name} luna\n")
+    else:
+        files = ["luna/0.png", name]
+        images = [{"id": i, "file_name": file} for i, file in enumerate(files)]
+        annotations = [{"image_id": i, "category_id": 0} for i in range(2)]
+        table = {"images": images, "annotations": annotations}
+        path.write_text(json.dumps(table | {"categories": [{"id": 0, "name": "luna"}]}))
+    message = rf"(?s)expected files below .*1 lie outside.*{re.escape(name)}.*as root"
+    with pytest.raises(DataError, match=message):
+        get(path)
+
+
 # one image
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def list_source(source: str, test: str, val: str, root: str) -> Listing:
             _list_part(part, text, part == "train" and not (test or val), root, listing)
     if not listing.photographs:
         raise DataError(f"images = {source!r}: expected photographs; there is not one")
+    _require_readable_names(source, listing)
     found = {photograph.part for photograph in listing.photographs}
     if found == {"train"}:
         _rename_part(listing, "train", "")
@@ -63,6 +65,31 @@ def list_source(source: str, test: str, val: str, root: str) -> Listing:
             "val is the test set, as is usual with iNaturalist, and there are no validation images"
         )
     return listing
+
+
+def _require_readable_names(source: str, listing: Listing) -> None:
+    """Names of files and classes that no table could print."""
+    names = {str(photograph.path) for photograph in listing.photographs} | listing.classes
+    wrong = sorted(ascii(name) for name in names if not _is_text(name))
+    _refuse(Path(source), wrong, "expected names in UTF-8; ", "are not", "\nRename them.")
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _require_inside(source: Path, names: list[str], root: Path) -> None:
+    """The files of a list or JSON lie in its root: one of somebody else's is to read no others."""
+    top = Path(os.path.abspath(root))
+    paths = {name: Path(os.path.abspath(top / name)) for name in names}
+    outside = [name for name, path in paths.items() if not path.is_relative_to(top)]
+    expected = f"expected files below {top}; "
+    mend = "\nName the folder that holds them all as root."
+    _refuse(source, outside, expected, "lie outside", mend)
 
 
 def _rename_part(listing: Listing, old: str, new: str) -> None:
@@ -122,7 +149,7 @@ def _list_folder(source: Path, listing: Listing) -> None:
 def _list_lines(source: Path, part: str, root: Path, listing: Listing) -> None:
     """``path label`` lines as ImageNet-LT has them: the label is the last word, or what follows a
     tab."""
-    wrong, missing = [], []
+    wrong, missing, names = [], [], []
     try:
         lines = source.read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError:
@@ -140,8 +167,10 @@ def _list_lines(source: Path, part: str, root: Path, listing: Listing) -> None:
             continue
         if not (root / name).is_file():
             missing.append(f"{source.name}:{number}: {name}")
+        names.append(name)
         listing.add(root / name, *label, part, name)
     _refuse(source, wrong, "expected 'path label' in each line; ", "are not so")
+    _require_inside(source, names, root)
     _require_files(missing, len(listing.photographs), source, root)
 
 
@@ -166,6 +195,7 @@ def _list_json(source: Path, part: str, root: Path, listing: Listing) -> None:
     several = [f"{file}: {', '.join(found)}" for file, found in several]
     mend = "\nCrop them to one object each, or take their annotations out."
     _refuse(source, several, "expected one class for each image; ", "have several", mend)
+    _require_inside(source, [files[image] for image in labels], root)
     missing = [files[image] for image in labels if not (root / files[image]).is_file()]
     _require_files(missing, len(files), source, root)
     unlabelled = [name for image, name in files.items() if image not in labels]
@@ -185,7 +215,7 @@ def _read_json(source: Path) -> tuple[list[str], dict, dict]:
         labels = collections.defaultdict(set)
         for row in table["annotations"]:
             labels[row["image_id"]].add(names[row["category_id"]])
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         what = f"{error} is missing" if isinstance(error, KeyError) else error
         raise DataError(
             f"{source}: expected JSON as iNaturalist has it: images (id, file_name), annotations"

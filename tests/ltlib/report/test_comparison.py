@@ -78,7 +78,7 @@ def test_runs_of_two_modes_are_compared_seed_by_seed(out):
         pairs.append(pair)
     found = gain_of_runs(pairs, "all")
     assert found.mean == pytest.approx(11)  # of the two pairs that are finished
-    images = 196 * np.sqrt((0.61 * 0.39 + 0.5 * 0.5) / 12)  # ten test images, and one for each side
+    images = 196 * np.sqrt((0.61 * 0.39 + 0.5 * 0.5) / 102)  # test images, and one for each side
     assert found.half == pytest.approx(np.hypot(12.706 * 1, images), rel=0.01)
     assert not gain_of_runs(pairs[2:], "all").known
 

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 from made_up import of, records
+from stored import results
 
 from ltlib.metrics import mean_interval
 from ltlib.report.tables import (
@@ -173,8 +174,8 @@ def test_a_table_names_what_was_not_trained_to_its_end(out):
     for loss, last in (("softmax", 2.0), ("ldam", 1.0)):
         for run in profile.configs():
             if run.loss == loss:
-                results = {"curve": curve(5.0, 3.0, 2.0, last), "evaluations": {"last": {}}}
-                record = Record(run.id, "done", run.to_dict(), results, {})
+                found = results() | {"curve": curve(5.0, 3.0, 2.0, last)}
+                record = Record(run.id, "done", run.to_dict(), found, {})
                 save_record(run, record)
     (note,) = unfinished(profile)
     assert note.endswith("epochs): ResNetV2 (small) with LDAM.")

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import os
 
 import pytest
 
@@ -313,7 +314,7 @@ def test_whole_numbers_are_taken_where_a_number_is_wanted(load):
         ),
         ('dataset = "digits"', 'dataset = "digit"', r"dataset = 'digit'.*did you mean 'digits'"),
         ("max_count = 100", "max_count = 0", r"max_count = 0: expected at least 1"),
-        ("epochs = 8", "epochs = 0", r"recipe: epochs = 0: expected at least 1"),
+        ("epochs = 8", "epochs = 0", r"recipe: epochs = 0: expected 1 to 100000"),
         ("lr = 3.0e-3", "lr = nan", r"recipe: lr = nan: expected a number above 0"),
         ('"adamw"', '"adamv"', r"recipe: optimizer = 'adamv'.*did you mean 'adam'"),
         # and what is no TOML at all
@@ -421,6 +422,38 @@ def test_a_file_that_is_no_text_is_refused(tmp_path):
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"mine.toml: not a readable TOML file"):
         load_profile(str(path))
+
+
+@pytest.mark.parametrize(
+    "text", ["x = " + "[" * 5000 + "]" * 5000, "seeds = [" + "9" * 5000 + "]"], ids=["deep", "long"]
+)
+def test_toml_that_no_parser_takes_is_refused(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"mine.toml: "):
+        load_profile(str(path))
+
+
+def test_a_pipe_is_no_profile(tmp_path):
+    os.mkfifo(tmp_path / "mine.toml")
+    with pytest.raises(ConfigError, match="the path of a TOML file"):
+        load_profile(str(tmp_path / "mine.toml"))
+
+
+@pytest.mark.parametrize("name", ["own\\input{y}%", "my own", "$x"])
+def test_a_profiles_file_has_a_plain_name(tmp_path, name):
+    path = tmp_path / f"{name}.toml"
+    path.write_text(PROFILE)
+    with pytest.raises(ConfigError, match="a file that has a name of letters, digits"):
+        load_profile(str(path))
+
+
+@pytest.mark.parametrize("tau", ['"1"', "0", "-1", "[1]"])
+def test_a_tau_that_is_no_number_above_0_is_refused(load, tau):
+    with pytest.raises(
+        ConfigError, match=r"loss_options.logit_adjusted.tau = .*: expected a number"
+    ):
+        load(more=f"\n[loss_options.logit_adjusted]\ntau = {tau}\n")
 
 
 def test_a_path_that_does_not_exist_is_refused(tmp_path):

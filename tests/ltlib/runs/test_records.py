@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from small_configs import smoke_config
 from stored import config_of, results, store
 
 from ltlib.runs import records as records_module
@@ -22,6 +23,7 @@ from ltlib.runs.records import (
     save_predictions,
     save_record,
 )
+from ltlib.runs.run import run_or_load
 
 
 def test_a_record_comes_back_as_it_was(out, smoke):
@@ -48,6 +50,56 @@ def test_a_record_of_something_else_is_refused(out, smoke, change):
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(RecordError, match="Remove the file"):
         load_record(config)
+
+
+def nested(table, *place):
+    for key in place:
+        table = table[key]
+    return table
+
+
+LAST = ("results", "evaluations", "last")
+
+
+@pytest.mark.parametrize(
+    ("place", "key", "value"),
+    [
+        *(((*LAST, "sets", "balanced"), "acc1", v) for v in (float("nan"), float("inf"), 37, None)),
+        ((*LAST, "sets", "balanced"), "acc1", "0.5"),
+        ((*LAST, "sets", "balanced"), "hits", 10**9),
+        ((*LAST, "sets", "balanced"), "n", 0),
+        ((*LAST, "sets", "balanced"), "gmean", -0.1),
+        ((*LAST, "per_class", "balanced"), "hits", [1]),
+        ((*LAST, "per_class", "balanced"), "images", None),
+        (LAST, "epoch", 0),
+        (LAST, "sets", None),
+        (LAST, "per_class", []),
+        (("results", "evaluations"), "last", None),
+        (("results",), "curve", None),
+        (("results",), "curve", [{"epoch": 1}]),
+        (("results",), "evaluations", {}),
+        ((), "results", []),
+    ],
+)
+def test_a_record_that_says_what_no_run_says_is_named(out, place, key, value):
+    run = smoke_config()
+    run_or_load(run, "cpu")
+    path = record_path(run)
+    table = json.loads(path.read_text())
+    nested(table, *place)[key] = value
+    path.write_text(json.dumps(table))
+    message = f"{run.id}.json: cannot be what a run wrote .*{key}.*Remove the file"
+    with pytest.raises(RecordError, match=f"(?s){message}" if key != "results" else "Remove the"):
+        load_record(run)
+
+
+def test_predictions_of_other_hits_than_the_records_are_refused(out):
+    run = smoke_config()
+    run_or_load(run, "cpu")
+    labels = torch.as_tensor(load_predictions(run).labels)
+    save_predictions(run, torch.eye(100)[labels], labels)  # all of them right
+    with pytest.raises(RecordError, match="npz: expected the predictions of the record beside it"):
+        load_predictions(run)
 
 
 def test_a_record_cannot_hold_nan(out, smoke):

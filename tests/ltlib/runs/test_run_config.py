@@ -61,7 +61,7 @@ def run_config(**changes):
         ({"rand_augment": 31}, "rand_augment = 31: expected 0 to 30"),
         ({"pick": "g-mean"}, "pick = 'g-mean'.*did you mean 'gmean'"),
         ({"pixels": "rwa"}, "pixels = 'rwa'.*did you mean 'raw'"),
-        ({"cutout": -1}, "cutout = -1: expected a number of pixels, or 0"),
+        ({"cutout": -1}, "cutout = -1: expected 0 to 2048 pixels"),
         ({"views": "two"}, "views = 'two': expected one of one, contrastive"),
         (
             {"views": "contrastive", "rand_augment": 9},
@@ -369,3 +369,32 @@ def test_a_config_as_a_dict_survives_json_and_leaves_the_profile_out():
     assert json.loads(json.dumps(values)) == values
     assert values["loss_options"] == {"gamma": 1.0}
     assert "profile" not in values
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 10**9}, "epochs = 1000000000: expected 1 to 100000"),
+        ({"batch_size": 10**9}, "batch_size = 1000000000: expected 1 to 65536"),
+        ({"resolution": 10**6}, "resolution = 1000000: expected 1 to 2048 pixels"),
+        ({"crop_padding": 10**9}, "crop_padding = 1000000000: expected 0 to 512 pixels"),
+        ({"cutout": 10**9}, "cutout = 1000000000: expected 0 to 2048 pixels"),
+        ({"width": 10**9}, "width = 1000000000: expected 1 to 4096"),
+    ],
+)
+def test_what_would_never_end_or_fit_is_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        Recipe(**RECIPE | changes)
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "own\\input{y}%", "a b", "", ".hidden", "-x", "a/b", "$x"]
+)
+def test_a_protocols_name_is_a_plain_one(name):
+    with pytest.raises(ConfigError, match="expected a name of letters, digits"):
+        dataclasses.replace(load_profile("demo").protocols[0], name=name)
+
+
+def test_a_seed_of_the_selection_is_one_that_numpy_takes():
+    with pytest.raises(ConfigError, match="data_seed = 4294967296: expected 0 to 4294967295"):
+        dataclasses.replace(load_profile("demo").protocols[0], data_seed=2**32)
