@@ -53,7 +53,7 @@ ifeq ($(ENV),.venv)
 	@test -n "$(BASE_PYTHON)" || { echo "Python 3.11 or later is needed$(if $(PYTHON),: PYTHON=$(PYTHON) is not one). Install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
 	@test -e $(READY) || $(FRESH)
 	@test -e .venv || { echo "Making .venv with $(BASE_PYTHON): a few minutes, 5.5 GB"; "$(BASE_PYTHON)" -m venv .venv; }
-	"$(PY)" -m pip install --quiet --no-compile -r requirements.lock
+	"$(PY)" -m pip install --quiet --no-compile --require-hashes -r requirements.lock
 	@"$(PY)" -m compileall -q -j 0 .venv/lib > /dev/null || true  # on all cores; pip compiles on one
 	"$(PY)" -m pip install -qq --no-deps --no-build-isolation -e .
 else

@@ -36,10 +36,12 @@ def fingerprint(lines: list[str]) -> str:
 
 
 def compiled() -> str:
-    """Pins of the newest versions that go together, by uv: one lock for every system and Python."""
+    """Pins of the newest versions that go together, by uv, with the checksums of their files: one
+    lock for every system and Python."""
     command = [sys.executable, "-m", "uv", "pip", "compile", "--universal", "--all-extras"]
     command += ["--python-version", PROJECT["requires-python"].removeprefix(">=")]
-    command += ["--upgrade", "--no-annotate", "--no-header", "--quiet", "pyproject.toml"]
+    command += ["--upgrade", "--generate-hashes", "--no-annotate", "--no-header", "--quiet"]
+    command += ["pyproject.toml"]
     done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
     return done.stdout
 

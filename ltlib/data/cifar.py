@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import os
 import tarfile
 import tempfile
@@ -17,11 +19,45 @@ from ltlib.files import data_dir
 
 
 def cifar100() -> ImageData:
-    """CIFAR-100 from ``cifar100.npz`` where that is, otherwise from the authors' archive."""
+    """CIFAR-100 from ``cifar100.npz`` where that is, otherwise from the authors' archive.
+
+    An .npz whose images or labels are not the published ones, in any order, is another version: its
+    origin, in ``checksums`` and in the records of its runs, says so.
+    """
     npz = data_dir() / "cifar100.npz"
     if not npz.exists():
         return _official(data_dir())
-    return load_npz("cifar100", npz, 32, ", or remove it to use the official archive")
+    data = load_npz("cifar100", npz, 32, ", or remove it to use the official archive")
+    if _is_published(data):
+        return data
+    origin = f"{npz.name}, another version than the published one"
+    return dataclasses.replace(data, checksums=data.checksums | {"origin": origin})
+
+
+# of the images of training and test class by class, and of images with labels in any order
+_BY_CLASS = (
+    "2aa2e92a742ec0fbd361b0b1386394899dfac5a05c448330d3371fd9b63b3e87",
+    "2716d826d85ee9ca7f948fb4dc3b3d7515225d1a436d1c4b7e6975855da3d9ee",
+)
+_CONTENT = (
+    "36ce7a701fbea47796e570c34382aad50f2539687cfcbc6ae96e2f56530d29b6",
+    "d3cd5d87a1b9317a0982c8ef5535fe3b86da8da90b13ce5e9b23ea06400dd5eb",
+)
+
+
+def _is_published(data: ImageData) -> bool:
+    by_class = all((np.diff(y) >= 0).all() for y in (data.train_labels, data.test_labels))
+    if by_class and (data.checksums["x_train"], data.checksums["x_test"]) == _BY_CLASS:
+        return True  # the usual case, without a checksum for each image
+    parts = (data.train_images, data.train_labels), (data.test_images, data.test_labels)
+    return tuple(_content(*part) for part in parts) == _CONTENT
+
+
+def _content(images: np.ndarray, labels: np.ndarray) -> str:
+    """A checksum of images with their labels that does not depend on their order."""
+    pairs = zip(images, labels, strict=True)
+    each = [hashlib.sha256(bytes([label]) + image.tobytes()).digest() for image, label in pairs]
+    return hashlib.sha256(b"".join(sorted(each))).hexdigest()
 
 
 def _official(root: Path) -> ImageData:

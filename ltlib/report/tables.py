@@ -243,6 +243,16 @@ def _marked(frame: pd.DataFrame, ranks: pd.DataFrame, best: str, second: str) ->
     return frame.style.apply(lambda _: marks, axis=None)
 
 
+def plain_cells(frame: pd.DataFrame) -> pd.DataFrame:
+    """A table for CSV: what a spreadsheet would take for a formula gets an apostrophe before it."""
+
+    def plain(value):
+        formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        return f"'{value}" if formula else value
+
+    return frame.map(plain)
+
+
 def class_accuracy(record: Record) -> np.ndarray:
     """Accuracy of each class on the run's largest test set, 0 to 1; nan without test images.
 

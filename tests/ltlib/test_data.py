@@ -29,6 +29,7 @@ from ltlib.data import images as images_module
 from ltlib.data import load as load_module
 from ltlib.data.digits import stored_digit_pairs
 from ltlib.errors import ConfigError, DataError
+from ltlib.files import data_dir
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB
 MD5 = hashlib.md5(CONTENT).hexdigest()
@@ -230,9 +231,39 @@ def test_unknown_data_set():
         load_dataset("cifar11")
 
 
+def test_an_npz_of_other_images_is_another_version(tmp_path, monkeypatch, fresh_caches):
+    np.savez_compressed(tmp_path / "cifar100.npz", **full_npz())
+    monkeypatch.setenv("LTLIB_DATA", str(tmp_path))
+    found = load_dataset("cifar100").checksums["origin"]
+    assert found == "cifar100.npz, another version than the published one"
+
+
+@needs_cifar100
+@pytest.mark.parametrize(
+    ("change", "published"),
+    [("another order", True), ("a pixel", False), ("two labels", False)],
+)
+def test_a_changed_pixel_or_label_makes_another_version(
+    tmp_path, monkeypatch, fresh_caches, change, published
+):
+    with np.load(data_dir() / "cifar100.npz") as file:
+        arrays = dict(file)
+    order = np.random.default_rng(0).permutation(50000)
+    arrays["x_train"], arrays["y_train"] = arrays["x_train"][order], arrays["y_train"][order]
+    if change == "a pixel":
+        arrays["x_train"][7, 3, 3, 0] ^= 1
+    if change == "two labels":
+        first, second = (np.flatnonzero(arrays["y_test"] == c)[0] for c in (0, 1))
+        arrays["y_test"][[first, second]] = 1, 0
+    np.savez(tmp_path / "cifar100.npz", **arrays)
+    monkeypatch.setenv("LTLIB_DATA", str(tmp_path))
+    assert (load_dataset("cifar100").checksums["origin"] == "cifar100.npz") == published
+
+
 @needs_cifar100
 def test_the_real_cifar100():
     data = load_dataset("cifar100")
+    assert data.checksums["origin"] in ("cifar100.npz", "cifar-100-python.tar.gz")
     assert data.class_names[0] == "apple"
     assert data.class_names[99] == "worm"
     assert (np.bincount(data.train_labels) == 500).all()

@@ -7,7 +7,8 @@ from packaging.utils import canonicalize_name
 from workbook.lock import ENVIRONMENT, LOCK, environment_text, fingerprint, lock_text, requirements
 
 TEXT = LOCK.read_text()
-PINS = [Requirement(line) for line in TEXT.splitlines() if not line.startswith("#")]
+LINES = [line for line in TEXT.replace("\\\n", "").splitlines() if not line.startswith("#")]
+PINS = [Requirement(line.partition(" --hash")[0]) for line in LINES]
 HERE = [pin for pin in PINS if pin.marker is None or pin.marker.evaluate()]
 
 
@@ -31,6 +32,10 @@ def test_every_requirement_has_exactly_one_pin_here_that_satisfies_it():
 def test_every_line_of_the_lock_pins_one_version_and_no_package_has_two_here():
     assert all([s.operator for s in pin.specifier] == ["=="] for pin in PINS)
     assert max(Counter(canonicalize_name(pin.name) for pin in HERE).values()) == 1
+
+
+def test_every_pin_has_the_checksums_of_its_files():
+    assert all("--hash=sha256:" in line for line in LINES)
 
 
 def test_the_lock_holds_no_address():

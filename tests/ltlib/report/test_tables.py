@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_up import of, records
 from stored import results
@@ -15,6 +16,7 @@ from ltlib.report.tables import (
     late_fall,
     missing_runs,
     number,
+    plain_cells,
     signed,
     summarise,
     unfinished,
@@ -179,3 +181,10 @@ def test_a_table_names_what_was_not_trained_to_its_end(out):
                 save_record(run, record)
     (note,) = unfinished(profile)
     assert note.endswith("epochs): ResNetV2 (small) with LDAM.")
+
+
+def test_what_a_spreadsheet_would_compute_is_text():
+    names = ["=cmd|' /C calc'!A0", "+1", "-x", "@y", "luna", ""]
+    found = plain_cells(pd.DataFrame({"class": names, "n": range(6)}))
+    assert found["class"].tolist() == [*(f"'{name}" for name in names[:4]), "luna", ""]
+    assert found["n"].tolist() == list(range(6))
