@@ -57,6 +57,8 @@ def read_images(paths: list[Path], size: int) -> tuple[np.ndarray, list[str]]:
     pixels = np.zeros((len(paths), size, size, 3), np.uint8)
 
     def read(number: int) -> str:
+        if paths[number].exists() and not paths[number].is_file():
+            return "not a file"  # a pipe would be waited for
         try:
             pixels[number] = read_image(paths[number], size)
         except UnidentifiedImageError:
