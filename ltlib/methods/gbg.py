@@ -15,6 +15,14 @@ from ltlib.methods.contrastive import balanced_contrastive
 from ltlib.methods.grouping import class_gradients, cosine_matrix, equal_parts, group_by_gradient
 from ltlib.methods.min_norm import gbg_weights
 
+HIDDEN = 512  # features within a projection
+WORDS = {
+    "ce": ("plain", "balanced"),
+    "within": ("images", "classes"),
+    "grouping": ("gradient", "random", "count"),
+    "weights": ("min_norm", "equal"),
+}
+
 
 class GBG(Loss):
     """Gradient-balancing grouping: L = alpha sum_g w_g L_g + beta BSCL, K groups, z = scale cos.
@@ -26,23 +34,39 @@ class GBG(Loss):
     Groups are made once, before training (or after ``warmup`` epochs, one group until then; every
     ``refresh_every`` epochs again): spectral clustering of the classes' gradients by cosine + 1.
 
+    ce          the cross-entropy of L_g: "plain", or "balanced", that of z + ln n, which the code
+                has for ImageNet-LT (Ren et al. 2020)
+    within      L_g averages over the "images" of the group in the batch, or over its "classes": the
+                mean of the means of those that the batch holds, the paper's words
     groups      K >= 1; at most as many as classes. 1 is softmax with a cosine head
     grouping    "gradient"; the controls "random" (K equal parts of a permutation, by ``seed``) and
                 "count" (K equal parts by class count: head, middle and tail for 3)
     weights     "min_norm", or the control "equal": w_g = 1 / K
     beta        of the balanced contrastive term (:func:`balanced_contrastive`), for
-                ``views = "contrastive"``; 0: none. Its features pass a two-layer projection of
-                ``projection`` outputs, the centres of its classes another
+                ``views = "contrastive"``; 0: none. Its features pass a projection (linear, batch
+                normalisation, ReLU, linear; 512 and ``projection`` outputs), the centres of its
+                classes another
     In eval mode: CE(scale cos). Raises ConfigError for other options; ValueError for reduction
     "none" in training, and with beta > 0 for one view. Further errors: see
     :class:`ltlib.losses.base.Loss`.
     Source: Li et al. 2023, Long-Tailed Learning as Multi-Objective Optimization, and its code.
     """
 
+    # made with the model, where beta > 0
+    project: nn.Module | None
+    project_centres: nn.Module | None
+    # what ``forward`` hands to ``backward``: groups of this batch (K',), its contrastive term; of a
+    # model whose images do not see each other, the logits of each group, of its own pass
+    _present: Tensor | None
+    _contrastive: Tensor | None
+    _parts: list[Tensor]
+
     def __init__(
         self,
         class_counts,
         groups: int = 4,
+        ce: str = "plain",
+        within: str = "images",
         grouping: str = "gradient",
         weights: str = "min_norm",
         alpha: float = 2.0,
@@ -56,29 +80,23 @@ class GBG(Loss):
     ):
         super().__init__(class_counts)
         require_whole("groups", groups, 1, self.num_classes)
-        require_one_of("grouping", grouping, ("gradient", "random", "count"))
-        require_one_of("weights", weights, ("min_norm", "equal"))
-        require_number("beta", beta, 0)
-        for name, value in (("alpha", alpha), ("scale", scale), ("temperature", temperature)):
-            require_number(name, value, 0, open_low=True)
+        _require_words(ce=ce, within=within, grouping=grouping, weights=weights)
+        _require_positive(alpha=alpha, scale=scale, temperature=temperature)
+        _require_whole(warmup=warmup, refresh_every=refresh_every, seed=seed)
         require_whole("projection", projection, 1)
-        for name, value in (("warmup", warmup), ("refresh_every", refresh_every), ("seed", seed)):
-            require_whole(name, value, 0)
-        self.groups, self.grouping, self.weighting = groups, grouping, weights
+        require_number("beta", beta, 0)
+        self.groups, self.grouping, self.weighting, self.within = groups, grouping, weights, within
         self.alpha, self.beta, self.scale = alpha, beta, scale
         self.temperature, self.projection = temperature, projection
         self.warmup, self.refresh_every, self.seed = warmup, refresh_every, seed
-        self.project: nn.Module | None = None
-        self.project_centres: nn.Module | None = None
+        shift = np.log(self.counts) if ce == "balanced" else np.zeros(self.num_classes)
+        self.register_buffer("shift", torch.as_tensor(shift), persistent=False)  # (C,)
         # persistent: a checkpoint in the middle of an epoch holds them
         self.register_buffer("group_of", torch.zeros(self.num_classes, dtype=torch.int64))
         self.register_buffer("weight_sum", torch.zeros(groups, dtype=torch.float64))
         self.register_buffer("weight_steps", torch.zeros(groups, dtype=torch.float64))
-        # what ``forward`` hands to ``backward``: groups of this batch (K',), its contrastive term
-        self._present: Tensor | None = None
-        self._contrastive: Tensor | None = None
-        # of a model whose images do not see each other: the logits of each group, of its own pass
-        self._apart, self._parts = False, list[Tensor]()
+        self.project = self.project_centres = self._present = self._contrastive = None
+        self._apart, self._parts = False, []
 
     def prediction_logits(self, logits: Tensor) -> Tensor:
         return self.scale * logits
@@ -89,7 +107,12 @@ class GBG(Loss):
         if self.beta:
             size = model.backbone.num_features
             self.project, self.project_centres = (
-                nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, self.projection))
+                nn.Sequential(
+                    nn.Linear(size, HIDDEN),
+                    nn.BatchNorm1d(HIDDEN),
+                    nn.ReLU(),
+                    nn.Linear(HIDDEN, self.projection),
+                )
                 for _ in range(2)
             )
 
@@ -159,10 +182,13 @@ class GBG(Loss):
         if head is None or not self.training:
             return self.criterion(self.scale * logits, labels, reduction)
         whole_batch_only(reduction)
-        ce = self.criterion(self.scale * logits, labels, "none")  # (B,)
+        z = self.scale * logits + self.shift.to(logits)
+        ce = self.criterion(z, labels, "none")  # (B,)
         member = F.one_hot(self.group_of[labels], self.groups).to(ce)  # (B, K)
         self._present = member.any(0).nonzero()[:, 0]
         member = member[:, self._present]  # (B, K')
+        if self.within == "classes":
+            member = member / labels.bincount(minlength=self.num_classes)[labels, None]
         self._contrastive = self._contrastive_term(labels, features, head) if self.beta else None
         return ce @ (member / member.sum(0))
 
@@ -223,3 +249,18 @@ class GBG(Loss):
         """group_weights (K,): means over the epoch's batches that held the group; group_of (C,)."""
         mean = (self.weight_sum / self.weight_steps.clamp_min(1)).tolist()
         return {"group_weights": [round(w, 6) for w in mean], "group_of": self.group_of.tolist()}
+
+
+def _require_words(**words: str) -> None:
+    for name, value in words.items():
+        require_one_of(name, value, WORDS[name])
+
+
+def _require_positive(**values: float) -> None:
+    for name, value in values.items():
+        require_number(name, value, 0, open_low=True)
+
+
+def _require_whole(**values: int) -> None:
+    for name, value in values.items():
+        require_whole(name, value, 0)

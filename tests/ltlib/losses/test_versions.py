@@ -29,7 +29,13 @@ OPTIONS = {  # beside the defaults: what changes a formula
     "gcpl": [{"weight": 0.5}],
     "affinity": [{"margin": 0.43, "sigma": 2.0}],
     "arconvl": [{"ld_weight": "paper"}, {"beta": 0.3, "sigma2": 0.2}, {"centre_loss": False}],
-    "gbg": [{"weights": "equal"}, {"grouping": "random", "groups": 2}, {"beta": 1.5}],
+    "gbg": [
+        {"weights": "equal"},
+        {"grouping": "random", "groups": 2},
+        {"beta": 1.6},
+        {"ce": "balanced"},
+        {"within": "classes"},
+    ],
 }
 
 

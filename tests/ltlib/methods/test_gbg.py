@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from small_models import X, Y, cosine_model, flat
@@ -229,3 +230,50 @@ def test_with_batch_normalisation_or_views_the_batch_stays_whole():
 
 
 VIEWS = {"beta": 1.6, "projection": 8}
+
+
+# what a group's loss is the mean of
+
+
+def reference(z, labels, group_of, counts, ce, within):
+    """The losses of the groups, class by class, in NumPy."""
+    z = np.asarray(z, np.float64) + (np.log(counts) if ce == "balanced" else 0)
+    losses = np.log(np.exp(z).sum(1)) - z[np.arange(len(labels)), labels]
+    result = []
+    for group in np.unique(group_of[labels]):
+        of_classes = [losses[labels == c] for c in np.flatnonzero(group_of == group)]
+        of_classes = [part for part in of_classes if len(part)]
+        parts = [part.mean() for part in of_classes] if within == "classes" else of_classes
+        result.append(np.mean(np.hstack(parts)))
+    return result
+
+
+@pytest.mark.parametrize("ce", ["plain", "balanced"])
+@pytest.mark.parametrize("within", ["images", "classes"])
+def test_the_losses_of_groups_equal_a_reference(ce, within):
+    counts = np.array([9, 8, 7, 3, 2, 1])
+    loss, model = grouped(3, ce=ce, within=within, scale=5.0), cosine_model()
+    logits, features = forward(model, X)
+    found = loss(logits, Y, features=features, head=model.head).detach()
+    z, labels = 5 * logits.detach().numpy(), Y.numpy()
+    expected = reference(z, labels, loss.group_of.numpy(), counts, ce, within)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_what_is_predicted_and_evaluated_knows_nothing_of_the_two():
+    model = cosine_model()
+    logits = forward(model, X)[0].detach()
+    for ce, within in (("balanced", "images"), ("plain", "classes")):
+        loss = grouped(3, ce=ce, within=within)
+        assert torch.equal(loss.prediction_logits(logits), 30 * logits)
+        assert torch.equal(loss.eval()(logits, Y), grouped(3).eval()(logits, Y))
+
+
+def test_a_projection_is_that_of_the_code():
+    loss, model = grouped(3, beta=1.6), cosine_model()
+    loss.attach(model)
+    for project in (loss.project, loss.project_centres):
+        kinds = [type(layer).__name__ for layer in project]
+        assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+        shapes = [tuple(layer.weight.shape) for layer in project if hasattr(layer, "weight")]
+        assert shapes == [(512, 4), (512,), (128, 512)]
