@@ -2,10 +2,11 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from ltlib.errors import ConfigError
 from ltlib.runs import pick_device
-from ltlib.runs.devices import thread_count
+from ltlib.runs.devices import thread_count, tune_process
 
 
 @pytest.mark.parametrize("wanted", ["cuda:99", "toaster", "meta"])
@@ -44,3 +45,10 @@ def test_a_wrong_number_of_threads_is_named(monkeypatch, text):
     monkeypatch.setenv("THREADS", text)
     with pytest.raises(ConfigError, match=f"THREADS = '{text}': expected a whole number"):
         thread_count()
+
+
+def test_float32_products_take_tf32_on_a_gpu():
+    before = torch.get_float32_matmul_precision()
+    tune_process(torch.device("cuda"))
+    assert torch.get_float32_matmul_precision() == "high"
+    torch.set_float32_matmul_precision(before)

@@ -30,6 +30,7 @@ from ltlib.runs import (
     load_records,
     run_or_load,
 )
+from ltlib.runs import experiment as experiment_module
 from ltlib.runs.progress import live_path
 from ltlib.runs.records import RecordError, load_predictions, logits_path, record_path
 from ltlib.runs.run import features, model_path, train, weights_for
@@ -347,6 +348,20 @@ def test_a_share_of_the_images_of_a_step_validates_and_picks_the_latest_of_the_b
     assert "val_middle" not in results["curve"][0]
     tests = set(results["evaluations"]["last"]["sets"])
     assert {"head", "tail", "balanced_head", "balanced_tail"} <= tests
+
+
+def test_the_test_images_are_predicted_once_where_the_picked_epoch_is_the_last(out, monkeypatch):
+    predicted = []
+
+    def counted(model, batches, precision="float32"):
+        predicted.append(len(batches.labels))
+        return predict(model, batches, precision)
+
+    monkeypatch.setattr(experiment_module, "predict", counted)
+    record = run_or_load(smoke_config(), "cpu")
+    last, picked = (record.results["evaluations"][name]["epoch"] for name in ("last", "picked"))
+    assert last == picked
+    assert predicted.count(record.results["evaluations"]["last"]["sets"]["balanced"]["n"]) == 1
 
 
 def test_the_picked_epoch_is_evaluated_with_its_own_weights(shared):
