@@ -198,9 +198,12 @@ def _readme_part(profile: Profile, records: pd.DataFrame) -> str:
     protocol, spread = profile.protocols[0], "± is half the 95 % t interval over seeds."
     if len(shown.seeds) == 1:
         spread = "Brackets: Wilson's 95 % interval of the finite test set."
+    trained = f"on the long tail (protocol {protocol.name}, imbalance factor"
+    trained += f" {protocol.imbalance_factor:g})"
+    if "longtailed" not in profile.train_sets:
+        trained = f"on {protocol.balanced_count} images of each class"
     text = (
-        f"### `{profile.name}`\n\n{profile.title}. Trained on the long tail (protocol"
-        f" {protocol.name}, imbalance factor {protocol.imbalance_factor:g}), top-1 accuracy in"
+        f"### `{profile.name}`\n\n{profile.title}. Trained {trained}, top-1 accuracy in"
         f" percent on the balanced test; seeds {', '.join(map(str, shown.seeds))}. {spread}\n"
     )
     text += " ".join(profile.deviations) + f"\n\n{_readme_grid(shown, records).markdown()}"
@@ -217,14 +220,59 @@ def _readme_part(profile: Profile, records: pd.DataFrame) -> str:
 def _readme_grid(shown: Profile, records: pd.DataFrame) -> Grid:
     grid, summary, protocol = Grid(shown), summarise(records), shown.protocols[0].name
     titles, one_seed = SET_TITLES | {"balanced": "All"}, len(shown.seeds) == 1
+    train_set = "longtailed" if "longtailed" in shown.train_sets else "balanced"
     for eval_set in ("balanced", "balanced_head", "balanced_middle", "balanced_tail"):
         title = ("", titles[eval_set])
-        grid.add_summary(summary, protocol, "longtailed", eval_set, title, interval=one_seed)
+        grid.add_summary(summary, protocol, train_set, eval_set, title, interval=one_seed)
     return grid
 
 
+FOUND, FOUND_END = "<!-- finding: made by `make readme` -->", "<!-- end of finding -->"
+WAYS = {  # how much of a backbone moves: the profile, and its words
+    "probe": "when it stays frozen",
+    "light": "with small adapters beside its frozen weights",
+    "whole": "when all of it is tuned",
+}
+
+
+def finding() -> str:
+    """The README's first result, notebook 20's: ViT-Ti/16, frozen, light and whole, with balanced
+    softmax and with softmax, as far as the records go."""
+    backbone, losses = "vit_tiny_patch16_224", ("balanced_softmax", "softmax")
+    found = {}
+    for name, words in WAYS.items():
+        summary = summarise(load_records(load_profile(name, [backbone], losses)))
+        if len(summary):
+            found[words] = summary.xs(("standard", "longtailed", backbone))
+
+    def accuracy(words: str, loss: str, eval_set: str) -> str:
+        key = loss, eval_set
+        return (
+            number(*found[words].loc[key, ["mean", "half"]]) if key in found[words].index else "–"
+        )
+
+    parts = [
+        f"{accuracy(words, losses[0], 'balanced')} % {words}"
+        f" (tail: {accuracy(words, losses[0], 'balanced_tail')} %)"
+        for words in found
+    ]
+    tails = [accuracy(words, losses[1], "balanced_tail") for words in found]
+    return (
+        "On CIFAR100-LT (imbalance factor 100), a ViT-Ti/16 with ImageNet weights and balanced"
+        f" softmax is right on this share of the balanced test: {_and(parts)}. With softmax the"
+        f" tail ends at {_and(tails)} %: how much moves matters, and so does the loss."
+    )
+
+
+def _and(parts: list[str]) -> str:
+    return ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + "".join(parts[-1:])
+
+
 def write_readme() -> None:
-    """Put :func:`readme_results` between its marks in the README."""
+    """Put :func:`finding` and :func:`readme_results` between their marks in the README."""
     path = ROOT / "README.md"
-    before, _, rest = path.read_text().partition(BEGIN)
-    write_changed(path, f"{before}{BEGIN}\n\n{readme_results()}\n{END}{rest.partition(END)[2]}")
+    text = path.read_text()
+    for begin, end, made in ((FOUND, FOUND_END, finding()), (BEGIN, END, readme_results())):
+        before, _, rest = text.partition(begin)
+        text = f"{before}{begin}\n\n{made.rstrip()}\n\n{end}{rest.partition(end)[2]}"
+    write_changed(path, text)

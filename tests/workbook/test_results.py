@@ -93,9 +93,21 @@ def test_macros_in_latex(out, smoke, tmp_path):
 def test_the_readme_shows_the_committed_results(monkeypatch):
     monkeypatch.delenv("LTLIB_OUT", raising=False)
     text = (ROOT / "README.md").read_text()
-    assert f"{results.BEGIN}\n\n{results.readme_results()}\n{results.END}" in text, (
+    of_profiles, first = results.readme_results().rstrip(), results.finding()
+    assert f"{results.BEGIN}\n\n{of_profiles}\n\n{results.END}" in text, (
         "make readme puts them there"
     )
+    assert f"{results.FOUND}\n\n{first}\n\n{results.FOUND_END}" in text, "make readme puts it there"
+
+
+def test_the_first_result_says_what_the_records_say(out):
+    for name, accuracy in (("probe", 0.6), ("light", 0.7)):
+        for run in load_profile(name, ["vit_tiny_patch16_224"], ["balanced_softmax"]).configs():
+            if (run.protocol.name, run.train_set) == ("standard", "longtailed"):
+                store(run, accuracy + 0.01 * run.seed)
+    said = results.finding()
+    assert "61.0 ± 2.5 % when it stays frozen (tail: – %) and 71.0 ± 2.5 % with small" in said
+    assert "the tail ends at – and – %" in said
 
 
 def test_a_narrowed_command_loses_no_results(out, smoke):
