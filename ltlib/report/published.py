@@ -210,6 +210,14 @@ def run_seconds(notebook: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
+def coverage(paper: str) -> pd.DataFrame:
+    """Every table, figure, equation, example and test of a paper ("pf_loss", "arconvl", "gbg"), and
+    where it stands in this workbook: complete, partly (what is missing, and what it would cost), or
+    left out (why)."""
+    table = printed(f"coverage_{paper}").fillna("")
+    return table.rename(columns=str.capitalize).rename(columns={"Missing": "Missing, or why not"})
+
+
 def last_falls(notebook: str) -> pd.Series:
     """How training still falls at its end, by profile and method, mean over runs.
 

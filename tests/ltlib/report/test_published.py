@@ -1,6 +1,7 @@
 """What others published beside ours: the literature, and the papers of notebooks 17 to 19."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pandas as pd
@@ -132,3 +133,15 @@ def test_only_whole_models_on_the_standard_sets_are_comparable():
     fewer = dataclasses.replace(finetune.protocols[0], balanced_count=108)
     assert not published.is_comparable(finetune, fewer)
     assert not published.is_comparable(load_profile("demo"), load_profile("demo").protocols[0])
+
+
+@pytest.mark.parametrize("paper", ["pf_loss", "arconvl", "gbg"])
+def test_the_coverage_of_a_paper_says_where_or_why_not(paper):
+    table = published.coverage(paper)
+    state, where, missing = table["State"], table["Where"], table["Missing, or why not"]
+    assert set(state) == {"complete", "partly", "left out"}
+    assert ((where == "") == (state == "left out")).all()
+    assert ((missing == "") == (state == "complete")).all()
+    assert table["Item"].is_unique
+    named = set(re.findall(r"`(\d\d_\w+)`", " ".join(where)))
+    assert named <= {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
