@@ -177,6 +177,27 @@ def mean_interval(values, level: float = 0.95) -> tuple[float, float]:
     return float(values.mean()), float(student(len(values), level) * scipy.stats.sem(values))
 
 
+def seeds_for_power(differences, power: float = 0.8, level: float = 0.95, most: int = 1000) -> int:
+    """The smallest number of seeds with which a two-sided paired t test would tell the mean of
+    these differences (S,) from 0 with this power, were their mean and standard deviation the true
+    ones.
+
+    ``most`` where it would take more, or where the mean is 0. Raises ValueError for fewer than two.
+    Source: Cohen 1988; the test statistic is noncentral t with n - 1 degrees of freedom and
+    noncentrality sqrt(n) |mean| / sd. That it falls on the wrong side for sure is passed over.
+    """
+    d = np.asarray(differences, float)
+    if len(d) < 2:
+        raise ValueError(f"differences = {d.tolist()}: expected at least two")
+    mean, sd = abs(d.mean()), d.std(ddof=1)
+    if sd == 0:
+        return 2 if mean else most
+    n = np.arange(2, most)
+    critical = scipy.stats.t.ppf(0.5 + level / 2, n - 1)
+    enough = np.flatnonzero(scipy.stats.nct.sf(critical, n - 1, np.sqrt(n) * mean / sd) >= power)
+    return int(n[enough[0]]) if len(enough) else most
+
+
 def student(k: int, level: float = 0.95) -> float:
     """Student's t of the two-sided interval of a mean over k >= 2 seeds: 12.7 for 2, 4.3 for 3."""
     return float(scipy.stats.t.ppf(0.5 + level / 2, k - 1))

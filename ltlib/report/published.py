@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ltlib import registry
-from ltlib.metrics import mean_interval
+from ltlib.metrics import mean_interval, seeds_for_power
 from ltlib.models import backbone_title
 from ltlib.protocol import Protocol
 from ltlib.report.tables import Gain, Grid, number, signed, summarise
@@ -144,19 +144,23 @@ def compare(
 
     ours: one metric by seed (:func:`by_seed`), fractions. theirs: the printed values by method,
     percent. A row for each rival; columns: printed and ours, the rival's values; gain printed and
-    gain ours, method minus rival in points, ours paired by seed with half the 95 % t interval; and
-    finding (:func:`_finding`). title: what rows are called, such as ``profile.loss_title``.
+    gain ours, method minus rival in points, ours paired by seed with half the 95 % t interval;
+    finding (:func:`_finding`); and, where it is undecided, seeds needed
+    (:func:`ltlib.metrics.seeds_for_power`), were our seeds typical. title: what rows are called,
+    such as ``profile.loss_title``.
     """
     rows = {}
     for rival in [name for name in ours.columns if name != method]:
         claim = theirs.get(method, np.nan) - theirs.get(rival, np.nan)
-        gain = Gain.of(ours.get(method, np.nan * ours[rival]), ours[rival])
+        own = ours.get(method, np.nan * ours[rival])
+        gain = Gain.of(own, ours[rival])
         rows[rival] = {
             "printed": number(theirs.get(rival, np.nan), scale=1),
             "ours": cell(ours[rival]),
             "gain printed": signed(claim) if np.isfinite(claim) else "–",
             "gain ours": str(gain),
             "finding": _finding(claim, gain),
+            "seeds needed": _seeds_needed(gain, (own - ours[rival]).dropna()),
         }
     return pd.DataFrame(rows).T.rename(index=title)
 
@@ -171,6 +175,13 @@ def _finding(claim: float, gain: Gain) -> str:
         return "no claim"
     same, other = "as claimed", "against the claim"
     return gain.word(same, other) if claim > 0 else gain.word(other, same)
+
+
+def _seeds_needed(gain: Gain, differences: pd.Series) -> str:
+    if len(differences) < 2 or gain.decided:
+        return "–"
+    needed = seeds_for_power(differences, most=1000)
+    return str(needed) if needed < 1000 else "1000 or more"
 
 
 def deviations(notebook: str) -> str:

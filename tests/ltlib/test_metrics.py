@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 from sklearn.metrics import roc_auc_score
+from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import confint_proportions_2indep
 
 from ltlib.losses import build_loss
@@ -29,6 +30,7 @@ from ltlib.metrics import (
     proportion_interval,
     rank_auc,
     rank_test,
+    seeds_for_power,
     share_difference,
     signed_rank_test,
 )
@@ -514,3 +516,19 @@ def test_two_methods_that_never_differ_are_not_told_apart_by_signed_ranks():
 def test_pairs_with_gaps_are_refused(a, b):
     with pytest.raises(ValueError, match="expected two lists of as many finite numbers"):
         signed_rank_test(a, b)
+
+
+@given(effect=st.floats(0.2, 5.0), seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_seeds_for_power_are_those_of_statsmodels(effect, seed):
+    d = np.random.default_rng(seed).normal(size=4)
+    d = (d - d.mean()) / d.std(ddof=1) + effect
+    exact = TTestPower().solve_power(effect_size=effect, alpha=0.05, power=0.8)
+    assert seeds_for_power(d) == max(2, math.ceil(exact))
+
+
+def test_seeds_for_power_at_the_edges():
+    assert seeds_for_power([1.0, 1.0]) == 2
+    assert seeds_for_power([0.0, 0.0]) == seeds_for_power([1.0, -1.0]) == 1000
+    with pytest.raises(ValueError, match="expected at least two"):
+        seeds_for_power([1.0])
