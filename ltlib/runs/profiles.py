@@ -28,6 +28,7 @@ from ltlib.checked import (
 from ltlib.data.sizes import dataset_size
 from ltlib.errors import ConfigError, require, require_number, require_one_of
 from ltlib.files import ROOT
+from ltlib.losses import equals_softmax
 from ltlib.protocol import TRAIN_SETS, Protocol
 from ltlib.recipe import Recipe
 from ltlib.runs.config import Pretraining, RunConfig
@@ -154,7 +155,7 @@ class Profile:
             protocol = self.protocol(protocol)
         require_one_of("loss", loss, self.known_losses)
         start = self.backbone_of
-        return RunConfig(
+        run = RunConfig(
             dataset=self.datasets.get(protocol.name, self.dataset),
             protocol=protocol,
             train_set=train_set,
@@ -167,6 +168,13 @@ class Profile:
             profile=self.name,
             **self._what_a_loss_means(loss),
         )
+        if loss in self.methods or len(set(run.counts.tolist())) > 1:
+            return run
+        # on equal counts a loss that is another one there (``records.computed_as``) has its rate
+        name = loss.removesuffix(registry.DRW)
+        if equals_softmax(run.loss, run.counts, **dict(run.loss_options)):
+            name = "softmax"
+        return dataclasses.replace(run, recipe=self._recipe(backbone, name))
 
     def _recipe(self, backbone: str, loss: str) -> Recipe:
         """The recipe of a backbone, with the loss's own rate where it has one."""

@@ -545,3 +545,13 @@ def test_other_backbones_than_whole_ones_or_for_other_heads_are_refused(
     more = f'[backbone_of]\nprofile = "{of}"\nloss = "softmax"\n'
     with pytest.raises(ConfigError, match=message):
         load_profile(write_second(tmp_path, base, more))
+
+
+def test_on_equal_counts_a_loss_has_the_rate_of_the_one_that_it_is_there():
+    profile = load_profile("probe")
+    backbone = "vit_tiny_patch16_224"
+    for loss, other in (("class_balanced", "softmax"), ("ldam_drw", "ldam")):
+        runs = [profile.config(backbone, x, "balanced", 0, "standard") for x in (loss, other)]
+        assert computed_as(runs[0]) == computed_as(runs[1])
+        long = [profile.config(backbone, x, "longtailed", 0, "standard") for x in (loss, other)]
+        assert long[0].recipe.lr != long[1].recipe.lr
