@@ -27,7 +27,7 @@ from ltlib.runs.run import run_or_load
 from workbook.photographs import import_images
 
 ONE = {"backbones": ["resnetv2_small32"], "losses": ["softmax"], "train_sets": ["longtailed"]}
-TRIES = int(os.environ.get("FUZZ", "60"))
+TRIES = int(os.environ.get("FUZZ", "30"))
 fuzzed = settings(
     max_examples=TRIES,
     deadline=10_000,

@@ -52,6 +52,15 @@ def test_a_record_of_something_else_is_refused(out, smoke, change):
         load_record(config)
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The record of a run, as JSON."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LTLIB_OUT", str(tmp_path_factory.mktemp("finished")))
+        run_or_load(smoke_config(), "cpu")
+        return record_path(smoke_config()).read_text()
+
+
 def nested(table, *place):
     for key in place:
         table = table[key]
@@ -81,11 +90,10 @@ LAST = ("results", "evaluations", "last")
         ((), "results", []),
     ],
 )
-def test_a_record_that_says_what_no_run_says_is_named(out, place, key, value):
-    run = smoke_config()
-    run_or_load(run, "cpu")
+def test_a_record_that_says_what_no_run_says_is_named(out, finished, place, key, value):
+    run, table = smoke_config(), json.loads(finished)
     path = record_path(run)
-    table = json.loads(path.read_text())
+    path.parent.mkdir(parents=True)
     nested(table, *place)[key] = value
     path.write_text(json.dumps(table))
     message = f"{run.id}.json: cannot be what a run wrote .*{key}.*Remove the file"
