@@ -28,7 +28,6 @@ from ltlib.checked import (
 from ltlib.data.sizes import dataset_size
 from ltlib.errors import ConfigError, require, require_number, require_one_of
 from ltlib.files import ROOT
-from ltlib.losses import equals_softmax
 from ltlib.protocol import TRAIN_SETS, Protocol
 from ltlib.recipe import Recipe
 from ltlib.runs.config import Pretraining, RunConfig
@@ -168,8 +167,10 @@ class Profile:
             profile=self.name,
             **self._what_a_loss_means(loss),
         )
-        if loss in self.methods or len(set(run.counts.tolist())) > 1:
+        if not self.lr_by_loss or loss in self.methods or len(set(run.counts.tolist())) > 1:
             return run
+        from ltlib.losses import equals_softmax  # here: most profiles need no torch to be read
+
         # on equal counts a loss that is another one there (``records.computed_as``) has its rate
         name = loss.removesuffix(registry.DRW)
         if equals_softmax(run.loss, run.counts, **dict(run.loss_options)):
