@@ -22,12 +22,6 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name != "test_pipeline.py")
 
 
-def pytest_runtest_setup(item):
-    """All others give way to it where cores are few: the whole takes as long as that file does."""
-    if item.path.name != "test_pipeline.py" and os.nice(0) == 0:
-        os.nice(5)
-
-
 @pytest.fixture(scope="session")
 def _pretrained_cache(tmp_path_factory):
     """Pretrained small backbones, made once for all tests."""

@@ -267,13 +267,11 @@ def _engine_steps(
     steps: int = STEPS,
     loss: str = "softmax",
 ) -> Callable[[], None]:
-    batches, seeds = (
-        _batches(*_random_images(steps * recipe.batch_size), recipe, device),
-        itertools.count(),
-    )
+    batches = _batches(*_random_images(steps * recipe.batch_size), recipe, device)
     # groups by count: what is timed are steps, and not how classes are grouped before the first one
-    loss = build_loss(loss, np.ones(100), **({"grouping": "count"} if loss == "gbg" else {}))
-    return lambda: fit(model, loss, batches, recipe, next(seeds), precision=recipe.precision)
+    options, seeds = {"grouping": "count"} if loss == "gbg" else {}, itertools.count()
+    built = build_loss(loss, np.ones(100), **options)
+    return lambda: fit(model, built, batches, recipe, next(seeds), precision=recipe.precision)
 
 
 def _batches(x: np.ndarray, y: np.ndarray, recipe: Recipe, device: torch.device) -> ImageBatches:

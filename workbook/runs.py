@@ -272,10 +272,8 @@ def _end_with(parent) -> None:
 
 
 # settings of this process that a command for another one names, too
-PASSED_ON = (
-    "LTLIB_DATA LTLIB_WEIGHTS LTLIB_OUT DEVICE CHECKPOINT_MINUTES THREADS HF_HOME PYTHONPATH"
-)
-PASSED_ON += " GOMP_SPINCOUNT"
+PASSED_ON = "LTLIB_DATA LTLIB_WEIGHTS LTLIB_OUT DEVICE CHECKPOINT_MINUTES THREADS"
+PASSED_ON += " HF_HOME PYTHONPATH GOMP_SPINCOUNT"
 
 
 def run_commands(profile: Profile) -> list[str]:

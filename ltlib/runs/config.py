@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -204,3 +205,22 @@ class RunConfig:
         """A run in words, for messages."""
         sets = f"{self.protocol.name} {self.train_set}"
         return f"{self.backbone}, {sets}, {self.variant}, seed {self.seed}"
+
+
+def computed_as(config: RunConfig) -> RunConfig:
+    """The run that stands for this one: softmax where the loss equals it on these counts, otherwise
+    itself.
+
+    Re-weighting equal counts, at once or deferred, or shifting all logits by the same ln n, is
+    softmax cross-entropy by mathematics (:func:`ltlib.losses.equals_softmax`): such runs are
+    computed once, and the tables say so.
+    """
+    counts, options = config.counts, dict(config.loss_options)
+    if len(set(counts.tolist())) > 1:
+        return config
+    from ltlib.losses import equals_softmax  # here: who reads a profile needs no torch for it
+
+    config = dataclasses.replace(config, drw=None, tau=None)
+    if config.loss != "softmax" and equals_softmax(config.loss, counts, **options):
+        return dataclasses.replace(config, loss="softmax", loss_options=(), method="")
+    return config

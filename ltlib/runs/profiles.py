@@ -30,7 +30,7 @@ from ltlib.errors import ConfigError, require, require_number, require_one_of
 from ltlib.files import ROOT
 from ltlib.protocol import TRAIN_SETS, Protocol
 from ltlib.recipe import Recipe
-from ltlib.runs.config import Pretraining, RunConfig
+from ltlib.runs.config import Pretraining, RunConfig, computed_as
 
 PROFILES = ROOT / "profiles"
 
@@ -167,15 +167,10 @@ class Profile:
             profile=self.name,
             **self._what_a_loss_means(loss),
         )
-        if not self.lr_by_loss or loss in self.methods or len(set(run.counts.tolist())) > 1:
+        if not self.lr_by_loss or loss in self.methods:
             return run
-        from ltlib.losses import equals_softmax  # here: most profiles need no torch to be read
-
-        # on equal counts a loss that is another one there (``records.computed_as``) has its rate
-        name = loss.removesuffix(registry.DRW)
-        if equals_softmax(run.loss, run.counts, **dict(run.loss_options)):
-            name = "softmax"
-        return dataclasses.replace(run, recipe=self._recipe(backbone, name))
+        # a loss that is another one on equal counts has its rate there
+        return dataclasses.replace(run, recipe=self._recipe(backbone, computed_as(run).variant))
 
     def _recipe(self, backbone: str, loss: str) -> Recipe:
         """The recipe of a backbone, with the loss's own rate where it has one."""

@@ -25,9 +25,8 @@ from torch import Tensor
 
 from ltlib.checkpoints import library_versions
 from ltlib.files import ROOT, atomic_path, build_dir, results_dir
-from ltlib.losses import equals_softmax
 from ltlib.protocol import base_set
-from ltlib.runs.config import RunConfig
+from ltlib.runs.config import RunConfig, computed_as
 from ltlib.runs.devices import thread_count
 from ltlib.runs.profiles import Profile, load_profile
 from ltlib.runs.schema import fault_of
@@ -62,23 +61,6 @@ class Record:
         if self.status != "done":
             return f"status {self.status!r}, expected 'done' or 'diverged'"
         return fault_of(self.results)
-
-
-def computed_as(config: RunConfig) -> RunConfig:
-    """The run that stands for this one: softmax where the loss equals it on these counts, otherwise
-    itself.
-
-    Re-weighting equal counts, at once or deferred, or shifting all logits by the same ln n, is
-    softmax cross-entropy by mathematics (:func:`ltlib.losses.equals_softmax`): such runs are
-    computed once, and the tables say so.
-    """
-    counts, options = config.counts, dict(config.loss_options)
-    if len(set(counts.tolist())) > 1:
-        return config
-    config = dataclasses.replace(config, drw=None, tau=None)
-    if config.loss != "softmax" and equals_softmax(config.loss, counts, **options):
-        return dataclasses.replace(config, loss="softmax", loss_options=(), method="")
-    return config
 
 
 def record_path(config: RunConfig) -> Path:

@@ -54,7 +54,7 @@ def test_pf_loss_and_arconvl_cost_little_more_than_softmax_and_gbg_its_passes():
     assert (table["ms"] > 0).all()
     assert table.loc["gbg", "ratio"] > 1.5  # it goes backward once for every group
     # 1.2 in make bench, with batches of 256 on a quiet machine
-    assert table.loc[["pf", "arconvl"], "ratio"].max() < 3
+    assert table.loc[["pf", "arconvl"], "ratio"].max() < 2
 
 
 def test_gbg_is_timed_beside_softmax_and_without_its_group_passes(monkeypatch):

@@ -36,8 +36,8 @@ def write_profile(
     computes the same runs.
 
     way: "finetune", the whole backbone, or "light", a small part of it
-    (:mod:`ltlib.models.light`); empty means light where all are transformers and none is small, as
-    notebook 20 finds it best, and otherwise whole. The rates are those of the profile "finetune"
+    (:mod:`ltlib.models.light`); empty means light where all are transformers and none is small, and
+    otherwise whole. The rates are those of the profile "finetune"
     for the backbone's family, or of "light" (of "demo" for the small ones). Images are those of the
     import, cropped at random after padding by an eighth. ``flip``: mirrored at random, right for
     all but scripts and the like. precision "bfloat16" is for GPUs.
