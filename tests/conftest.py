@@ -18,8 +18,9 @@ torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items):
-    """The longest file first: beside it another worker does all the others."""
-    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+    """What takes long first, the pipeline before all: at the end only short ones are left."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.name != "test_pipeline.py", item.path not in long))
 
 
 @pytest.fixture(scope="session")

@@ -194,7 +194,7 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_bytes(
 
 
 def test_ctrl_c_stops_within_seconds_writes_a_checkpoint_and_says_how_to_go_on(make, capsys):
-    profile = make("finetune", epochs=500)
+    profile = make("finetune", epochs=100)
     (run,) = unique_runs(profile)
     process = start(profile)
     wait_until(lambda: live_path(run, ".json").exists(), process)
