@@ -59,20 +59,14 @@ KINDS = {
         "loss": "equalization",
         "epochs": 3,
     },
-    "light": {
+    "light, ldam and drw": {
         "mode": "light",
         "backbone": "mobilenetv2_035",
-        "loss": "balanced_softmax",
+        "loss": "ldam_drw",
         "epochs": 3,
         "more": 'light = "bias_norm"\nhead_init = "class_means"',
     },
     "probe": {"mode": "probe", "backbone": "mobilenetv2_035", "loss": "softmax", "epochs": 10},
-    "ldam and drw": {
-        "mode": "finetune",
-        "backbone": "mobilenetv2_035",
-        "loss": "ldam_drw",
-        "epochs": 3,
-    },
 }
 
 
@@ -194,7 +188,7 @@ def test_killed_at_five_random_moments_it_ends_with_the_same_bytes(
 
 
 def test_ctrl_c_stops_within_seconds_writes_a_checkpoint_and_says_how_to_go_on(make, capsys):
-    profile = make("finetune", epochs=100)
+    profile = make("finetune", epochs=500)
     (run,) = unique_runs(profile)
     process = start(profile)
     wait_until(lambda: live_path(run, ".json").exists(), process)
