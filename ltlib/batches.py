@@ -45,7 +45,7 @@ class FeatureBatches:
         """Shuffled training batches from the ``start``-th on, (x (B, ...), labels (B,)). Their
         sizes differ by one at most, so that no tiny last batch upsets batch normalisation; none is
         larger than ``batch_size``."""
-        order = torch.randperm(len(self.labels), generator=stream(seed, epoch, "order"))
+        order = self._order(stream(seed, epoch, "order"))
         order = order.to(self.labels.device)  # once: each copy waits for the device
         drawn = self._draw(seed, epoch)
         for index in order.tensor_split(len(self))[start:]:
@@ -59,6 +59,10 @@ class FeatureBatches:
         """Batches of x in the stored order, without augmentation."""
         for start in range(0, len(self.labels), self.batch_size):
             yield self._eval_batch(slice(start, start + self.batch_size))
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        """The rows of an epoch: all of them, shuffled."""
+        return torch.randperm(len(self.labels), generator=generator)
 
     def _draw(self, seed: int, epoch: int):
         """What an epoch's augmentation needs, for all images: nothing here."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import numbers
@@ -22,7 +21,7 @@ from torch.nn import functional as F
 from ltlib.batches import FeatureBatches
 from ltlib.data import load_dataset
 from ltlib.data.sizes import DATASETS
-from ltlib.errors import require, require_whole
+from ltlib.errors import require, require_number, require_whole
 from ltlib.longtail import class_counts, groups, select
 from ltlib.losses import Loss, build_loss, class_balanced_weights
 from ltlib.models import backbone_title, build_head, check_name
@@ -159,12 +158,23 @@ class SmallData:
     counts: np.ndarray
     groups: dict[str, np.ndarray]
 
-    def resampled(self, seed: int = 0) -> SmallData:
-        """As many images drawn with replacement, every class with the same probability."""
-        chances = (1 / torch.as_tensor(self.counts))[self.labels]
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.multinomial(chances, len(chances), replacement=True, generator=generator)
-        return dataclasses.replace(self, x=self.x[drawn], labels=self.labels[drawn])
+
+class ResampledBatches(FeatureBatches):
+    """Batches of images that every epoch draws anew, with replacement, as many as there are.
+
+    An image of class c has a probability proportional to n_c^(power - 1), so the class has one
+    proportional to n_c^power: power 0 is class-balanced sampling, 1/2 square-root sampling. Source:
+    Kang et al. 2020, Decoupling Representation and Classifier for Long-Tailed Recognition.
+    """
+
+    def __init__(self, x: Tensor, labels: Tensor, batch_size: int, power: float):
+        super().__init__(x, labels, batch_size)
+        require_number("power", power, 0)
+        self.chances = labels.bincount()[labels].double() ** (power - 1)
+
+    def _order(self, generator: torch.Generator) -> Tensor:
+        n = len(self.labels)
+        return torch.multinomial(self.chances, n, replacement=True, generator=generator)
 
 
 @dataclass(frozen=True)
@@ -238,12 +248,14 @@ def train_small(
     epochs: int = 30,
     seed: int = 0,
     drw: float | None = None,
+    sampling: float | None = None,
 ) -> SmallModel:
     """Train a linear (or cosine) model of Digits-LT: a fraction of a second.
 
     AdamW, rate 5e-3 falling by a cosine, batches of 128: fixed beforehand, the same for every loss.
     drw: the fraction of the epochs from which on the loss uses class-balanced weights (beta
     0.9999).
+    sampling: the power of :class:`ResampledBatches`; None: every image once an epoch.
     """
     require(epochs >= 1, "epochs", epochs, "at least 1")
     deferred = None if drw is None else round(drw * epochs)
@@ -252,6 +264,8 @@ def train_small(
     optimizer = {"optimizer": "adamw", "lr": 5e-3, "weight_decay": 0.01}
     recipe = Recipe(epochs=epochs, batch_size=128, resolution=32, **optimizer)
     batches = FeatureBatches(data.x, data.labels, recipe.batch_size)
+    if sampling is not None:
+        batches = ResampledBatches(data.x, data.labels, recipe.batch_size, sampling)
     how = {"drw_epoch": deferred, "drw_weights": class_balanced_weights(data.counts, _DRW_BETA)}
     images = f"{data.counts[0]} to {data.counts[-1]} images per class"
     source = f"a linear model of Digits-LT ({images}), trained here with {type(loss).__name__}"

@@ -14,6 +14,7 @@ from ltlib.losses import build_loss, class_balanced_weights
 from ltlib.registry import LOSS_NAMES
 from ltlib.report.lessons import (
     Epoch,
+    ResampledBatches,
     central_differences,
     class_gradients,
     epoch_of_run,
@@ -137,12 +138,21 @@ def test_an_impossible_imbalance_factor_is_refused(factor):
         small_data(factor)
 
 
-def test_resampling_makes_classes_equally_likely(data):
-    drawn = data.resampled(seed=1)
-    assert len(drawn.labels) == len(data.labels)
-    by_group = [np.isin(drawn.labels, ids).mean() for ids in data.groups.values()]
-    np.testing.assert_allclose(by_group, [0.33, 0.33, 0.34], atol=0.04)
-    assert not torch.equal(drawn.labels, data.resampled(seed=2).labels)
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+def test_classes_are_drawn_by_a_power_of_their_counts_and_anew_every_epoch(data, power):
+    batches = ResampledBatches(data.x, data.labels, 128, power)
+    drawn = [torch.cat([y for _, y in batches.epoch(0, epoch)]) for epoch in range(20)]
+    assert all(len(labels) == len(data.labels) for labels in drawn)
+    assert not torch.equal(drawn[0], drawn[1])
+    expected = data.counts**power / (data.counts**power).sum()
+    shares = torch.cat(drawn).bincount(minlength=100) / (20 * len(data.labels))
+    for ids in data.groups.values():
+        assert shares.numpy()[ids].sum() == pytest.approx(expected[ids].sum(), abs=0.01)
+
+
+def test_a_power_that_is_no_number_from_0_is_refused(data):
+    with pytest.raises(ConfigError, match="power = -1"):
+        train_small(build_loss("softmax", data.counts), data, sampling=-1)
 
 
 def test_a_small_model_learns_and_is_the_same_every_time(data):
