@@ -111,6 +111,7 @@ lint: $(READY) ## what can be seen without running: style, docstrings, types of 
 	"$(PY)" -m nbstripout --verify notebooks/*.ipynb
 
 test: lint ## lint, unit tests, the pipeline end to end in the smoke profile; FAST=1: the quick ones alone, in two minutes
+# more processes than two cores need, since many tests wait: for processes, SLURM, a browser
 	"$(PY)" -m pytest -n 4 --dist loadfile --no-loadscope-reorder $(if $(FAST),-m "not slow" --no-cov,)
 
 lock: $(READY) ## compile requirements.lock and environment.yml from pyproject.toml (newest versions)

@@ -91,7 +91,7 @@ def test_notebooks_killed_half_way_end_with_the_same_figures(built, copied):
         path.unlink()
     run_until(copied, lambda: any(path.exists() for path in again), "all")
     assert sum(path.exists() for path in again) < len(again) == 3
-    result = run(copied, "notebooks")
+    result = run(copied, "all")
     assert result.returncode == 0, result.stdout + result.stderr
     assert figures(copied) == figures(built[0])
 

@@ -163,8 +163,9 @@ class ResampledBatches(FeatureBatches):
     """Batches of images that every epoch draws anew, with replacement, as many as there are.
 
     An image of class c has a probability proportional to n_c^(power - 1), so the class has one
-    proportional to n_c^power: power 0 is class-balanced sampling, 1/2 square-root sampling. Source:
-    Kang et al. 2020, Decoupling Representation and Classifier for Long-Tailed Recognition.
+    proportional to n_c^power: power 0 is class-balanced sampling, 1/2 square-root sampling. Raises
+    ConfigError unless power >= 0.
+    Source: Kang et al. 2020, Decoupling Representation and Classifier for Long-Tailed Recognition.
     """
 
     def __init__(self, x: Tensor, labels: Tensor, batch_size: int, power: float):

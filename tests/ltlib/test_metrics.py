@@ -377,6 +377,7 @@ def test_two_blocks_that_agree_by_permutation():
     assert test.smallest > 0.05
 
 
+@pytest.mark.slow
 @settings(examples, max_examples=15)  # of thousands of permutations each
 @given(arrays(float, st.tuples(st.integers(2, 8), st.integers(3, 6)), elements=st.floats(0, 1)))
 def test_ranks_of_any_scores(scores):

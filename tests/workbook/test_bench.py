@@ -47,6 +47,7 @@ def test_a_step_of_the_engine_is_timed_beside_the_bare_one():
     assert row["overhead (%)"] < 150  # 5 % in make bench, with batches of 128 on a quiet machine
 
 
+@pytest.mark.slow
 def test_pf_loss_and_arconvl_cost_little_more_than_softmax_and_gbg_its_passes():
     # a round of turns takes most of a second, and the best of several counts
     table = bench.method_times(seconds=6.0, batch=32)
@@ -138,6 +139,7 @@ def test_hours_count_gbgs_runs_by_its_own_steps():
     assert row["hours"] * 3600 > 1.2 * images / row["images/s"]
 
 
+@pytest.mark.slow
 def test_the_report_says_what_was_measured_on_what(monkeypatch, capsys):
     monkeypatch.setenv("DEVICE", "cpu")
     small = {

@@ -90,6 +90,7 @@ def test_macros_in_latex(out, smoke, tmp_path):
     assert "60.0" in result.stdout
 
 
+@pytest.mark.slow
 def test_the_readme_shows_the_committed_results(monkeypatch):
     monkeypatch.delenv("LTLIB_OUT", raising=False)
     text = (ROOT / "README.md").read_text()

@@ -19,6 +19,7 @@ def test_what_the_papers_print_is_there(name):
     assert len(printed(name)) >= 9
 
 
+@pytest.mark.slow
 def test_every_profile_that_names_notebooks_names_some_that_exist_and_they_find_it_again():
     named = [load_profile(name) for name in profile_names()]
     stems = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}

@@ -74,6 +74,7 @@ def few(data, train=4, test=2):
     return dataclasses.replace(data, **images)
 
 
+@pytest.mark.slow
 def test_a_probe_does_not_depend_on_whether_its_features_were_there(probe):
     config = probe.config(NAME, "softmax", "longtailed", 0, "thesis")
     first, said, index = run_or_load(config, "cpu"), [], np.arange(0, 40, 10)

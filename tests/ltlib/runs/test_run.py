@@ -268,6 +268,7 @@ def refit_config():
     return dataclasses.replace(whole, mode="probe", loss="balanced_softmax", backbone_of=whole.id)
 
 
+@pytest.mark.slow
 def test_a_head_is_fitted_again_on_the_features_of_a_finished_run(shared):
     whole = run_or_load(smoke_config(), "cpu")
     config = refit_config()
@@ -302,6 +303,7 @@ HEADS = {"pf": "Linear", "arconvl": "DistanceHead", "gbg": "CosineHead"}
 VALIDATED = {"val_acc", "val_gmean", "val_loss", "val_head", "val_middle", "val_tail"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", METHOD_RUNS)
 def test_a_method_runs_from_the_images_to_the_record_the_same_each_time(out, case):
     loss, options, recipe = METHOD_RUNS[case]
