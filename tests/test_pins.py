@@ -10,6 +10,7 @@ because the folder tests/ltlib would be taken for ltlib).
 import hashlib
 import json
 import math
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,8 +27,18 @@ from ltlib.runs.records import computed_as
 
 KEPT = Path(__file__).parent / "golden" / "run_ids.json"
 GOLDEN = json.loads(KEPT.read_text())
-PATHS = sorted((ROOT / "results").rglob("*.json"))
-RECORDS = {str(path.relative_to(ROOT)): json.loads(path.read_text()) for path in PATHS}
+
+
+def committed():
+    """The committed records; beside them lie those of whoever ran something here. Without a
+    repository, as in an archive of the project, all that are there."""
+    command = ["git", "ls-files", "results/*.json"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    paths = [ROOT / name for name in listed] or (ROOT / "results").rglob("*.json")
+    return sorted(path for path in paths if path.exists())
+
+
+RECORDS = {str(path.relative_to(ROOT)): json.loads(path.read_text()) for path in committed()}
 
 
 def identities(profile):
@@ -61,7 +72,7 @@ def test_every_committed_record_is_the_run_that_its_name_says():
 def test_every_committed_record_is_a_run_of_its_profile(profile):
     """All but trials of other recipes, which lie in the folder tune."""
     runs = {computed_as(run).id for run in load_profile(profile).configs()}
-    stored = {path.stem for path in (ROOT / "results" / profile).glob("*.json")}
+    stored = {path.stem for path in map(Path, RECORDS) if path.parent == Path("results", profile)}
     assert stored <= runs
 
 
