@@ -94,7 +94,7 @@ METHODS = _by_name(
     Entry(
         "arconvl", "ltlib.methods.arconvl:ARConvL", "ARConvL", "ARC", "#591e71", heads=("distance",)
     ),
-    Entry("gbg", "ltlib.methods.gbg:GBG", "GBG", "GBG", "#12711c", heads=("cosine",)),
+    Entry("gbg", "ltlib.methods.gbg:GBG", "GBG", "GBG", "#12711c", heads=("cosine",), version=2),
 )
 
 ENTRIES = LOSSES | METHODS

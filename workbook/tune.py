@@ -27,9 +27,9 @@ def trials(profile: Profile) -> list[Trial]:
     """Every combination of the values in ``profile.tune``.
 
     A trial trains with the profile's losses (not post-hoc adjustment, which trains nothing) on the
-    long-tailed set, where the profile has it, of its first protocol and seed. Its records lie in
-    ``results/<profile>/tune``. Raises ConfigError for a profile without values to try, or
-    impossible ones.
+    long-tailed set, where the profile has it, of its first protocol, with ``tune_seeds`` or the
+    first seed. Its records lie in ``results/<profile>/tune``. Raises ConfigError for a profile
+    without values to try, or impossible ones.
     """
     if not profile.tune:
         raise ConfigError(
@@ -47,7 +47,7 @@ def trials(profile: Profile) -> list[Trial]:
         profile,
         name=f"{profile.name}/tune",
         losses=losses,
-        seeds=profile.seeds[:1],
+        seeds=profile.tune_seeds or profile.seeds[:1],
         protocols=profile.protocols[:1],
         train_sets=("longtailed",) if long else profile.train_sets,
     )
@@ -78,11 +78,12 @@ def tune(
 ) -> pd.DataFrame:
     """Compute the missing trials, write ``results/<profile>/tune.csv``, say which values are best.
 
-    One row per trial: backbone, loss, the values tried, val_acc and val_loss after the last epoch
-    (validation images only), falls, chosen, run_id. Chosen for a backbone is the highest val_acc,
-    averaged over losses, or, with ``tune_by = "loss"``, for each of its losses; the earlier of
-    equals. Diverged trials count as 0. falls: the part of the fall of the training loss that came
-    in the last quarter of the epochs; where that is much, a longer training would do better.
+    One row per trial: backbone, loss, seed, the values tried, val_acc and val_loss after the last
+    epoch (validation images only), falls, chosen, run_id. Chosen for a backbone is the highest
+    val_acc, averaged over losses and seeds, or, with ``tune_by = "loss"``, for each of its losses;
+    the earlier of equals. Diverged trials count as 0. falls: the part of the fall of the training
+    loss that came in the last quarter of the epochs; where that is much, a longer training would do
+    better.
     """
     every = trials(profile)
     _require_validation(every[0][1])
@@ -111,7 +112,7 @@ def _row(run: RunConfig, change: dict) -> dict:
         falls = late_fall(curve)
     found = {"val_acc": last["val_acc"], "val_loss": last["val_loss"], "falls": round(falls, 4)}
     found |= {"run_id": run.id}
-    return {"backbone": run.backbone, "loss": run.variant} | change | found
+    return {"backbone": run.backbone, "loss": run.variant, "seed": run.seed} | change | found
 
 
 def _choose(table: pd.DataFrame, who: dict, profile: Profile, changes: list[dict]) -> str:

@@ -46,9 +46,9 @@ class GBG(Loss):
                 ``views = "contrastive"``; 0: none. Its features pass a projection (linear, batch
                 normalisation, ReLU, linear; 512 and ``projection`` outputs), the centres of its
                 classes another
-    In eval mode: CE(scale cos). Raises ConfigError for other options; ValueError for reduction
-    "none" in training, and with beta > 0 for one view. Further errors: see
-    :class:`ltlib.losses.base.Loss`.
+    The class vectors of the head begin with length 1. In eval mode: CE(scale cos).
+    Raises ConfigError for other options; ValueError for reduction "none" in training, and with
+    beta > 0 for one view. Further errors: see :class:`ltlib.losses.base.Loss`.
     Source: Li et al. 2023, Long-Tailed Learning as Multi-Objective Optimization, and its code.
     """
 
@@ -101,7 +101,10 @@ class GBG(Loss):
     def prediction_logits(self, logits: Tensor) -> Tensor:
         return self.scale * logits
 
+    @torch.no_grad()
     def attach(self, model: nn.Module) -> None:
+        # as in the code; a step turns a class vector by the rate over its squared length
+        model.head.weight.copy_(F.normalize(model.head.weight, dim=1))
         norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
         self._apart = not norms and not self.beta
         if self.beta:

@@ -102,7 +102,7 @@ class Profile:
                whose heads are to be fitted again
     tune       lists of values, by key of the recipe, that ``make tune`` tries in all combinations;
                tune_by  whether it chooses for a "backbone", on average over losses, or for each
-               "loss" of a backbone
+               "loss" of a backbone; tune_seeds  what it averages over (none: the first seed)
     path       what load_profile was given: the name, or a TOML file
     """
 
@@ -130,6 +130,7 @@ class Profile:
     deviations: Several[str] = ()
     tune: dict = field(default_factory=dict)
     tune_by: Literal["backbone", "loss"] = "backbone"
+    tune_seeds: Several[int] = ()
     slurm: Annotated[Slurm, table(Slurm)] = Slurm()
     base: str = ""
     path: str = ""
