@@ -86,6 +86,18 @@ def geometric_mean(logits: Tensor, labels: Tensor) -> float:
     return of_hits(*map(np.array, class_hits(logits, labels)))["gmean"]
 
 
+def participation_ratio(features: Tensor) -> float:
+    """In how many directions features (N, D) spread: (sum l)^2 / sum l^2, 1 to D, for the
+    eigenvalues l of their covariance; 0 where all are the same.
+
+    k for the same spread in k directions, near 1 where the features have collapsed to a line.
+    """
+    x = features.double() - features.double().mean(0)
+    gram = x.T @ x
+    squares = gram.square().sum()  # the sum of the squares of its eigenvalues
+    return float(gram.trace().square() / squares) if squares else 0.0
+
+
 def hard_auc(logits: Tensor, labels: Tensor) -> float:
     """Mean over the classes that occur of (1 + TPR - FPR) / 2, the area under the one point that
     hard predictions give, 0 to 1.

@@ -305,6 +305,18 @@ def predict(model: nn.Module, batches: FeatureBatches, precision: str = "float32
 
     Raises Stopped after ``request_stop``.
     """
+    (outputs,) = _outputs(lambda x: (model(x),), model, batches, precision)
+    return outputs
+
+
+def predict_with_features(
+    model: nn.Module, batches: FeatureBatches, precision: str = "float32"
+) -> tuple[Tensor, Tensor]:
+    """As :func:`predict`, of a classifier: its logits (N, C) and its features (N, D)."""
+    return _outputs(lambda x: model(x, return_features=True), model, batches, precision)
+
+
+def _outputs(forward, model, batches, precision) -> tuple[Tensor, ...]:
     model.eval()
     outputs = []
     with torch.inference_mode():
@@ -312,8 +324,8 @@ def predict(model: nn.Module, batches: FeatureBatches, precision: str = "float32
             if stop_requested():
                 raise Stopped("stopped while predicting")
             with _autocast(batches.labels.device, precision):
-                outputs.append(model(x).float())
-        return torch.cat(outputs).cpu()
+                outputs.append([part.float() for part in forward(x)])
+        return tuple(torch.cat(parts).cpu() for parts in zip(*outputs, strict=True))
 
 
 @contextlib.contextmanager

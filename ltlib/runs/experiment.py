@@ -15,12 +15,19 @@ from torch.nn import functional as F
 from ltlib.checkpoints import Checkpoints
 from ltlib.hooks import Diverged
 from ltlib.losses import Loss
-from ltlib.metrics import balanced_accuracy, class_hits, evaluate, geometric_mean
+from ltlib.metrics import (
+    balanced_accuracy,
+    class_hits,
+    evaluate,
+    geometric_mean,
+    participation_ratio,
+)
+from ltlib.models import Classifier
 from ltlib.protocol import base_set
 from ltlib.recipe import Recipe
 from ltlib.runs.progress import Progress
 from ltlib.runs.sets import Sets
-from ltlib.training import fit, predict
+from ltlib.training import fit, predict, predict_with_features
 
 
 @dataclass
@@ -75,15 +82,21 @@ class Experiment:
         return curve, found, weights
 
     def validate(self, model: nn.Module) -> dict[str, float]:
-        """What the curve says of the validation images after an epoch."""
+        """What the curve says of the validation images after an epoch; val_spread: in how many
+        directions their features spread, where they are trained."""
         labels = self.sets.val.labels.cpu()
-        logits = predict(model, self.sets.val, self.precision)
+        spread = {}
+        if isinstance(model, Classifier):  # in mode "probe" the features stay what they are
+            logits, features = predict_with_features(model, self.sets.val, self.precision)
+            spread["val_spread"] = participation_ratio(features)
+        else:
+            logits = predict(model, self.sets.val, self.precision)
         val_loss = F.cross_entropy(self.criterion.prediction_logits(logits.double()), labels)
         found = {
             "val_acc": balanced_accuracy(logits, labels),
             "val_loss": float(val_loss),
             "val_gmean": geometric_mean(logits, labels),
-        }
+        } | spread
         for name, rows in self._rows_of_groups.items():
             found[f"val_{name}"] = balanced_accuracy(logits[rows], labels[rows])
         return found

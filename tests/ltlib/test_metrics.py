@@ -27,6 +27,7 @@ from ltlib.metrics import (
     hard_auc,
     mean_interval,
     pareto_front,
+    participation_ratio,
     proportion_interval,
     rank_auc,
     rank_test,
@@ -533,3 +534,23 @@ def test_seeds_for_power_at_the_edges():
     assert seeds_for_power([0.0, 0.0]) == seeds_for_power([1.0, -1.0]) == 1000
     with pytest.raises(ValueError, match="expected at least two"):
         seeds_for_power([1.0])
+
+
+def test_the_participation_ratio_counts_the_directions_of_a_spread():
+    square = torch.tensor([[1.0, 1, 5], [1, -1, 5], [-1, 1, 5], [-1, -1, 5]])
+    assert participation_ratio(square) == pytest.approx(2)
+    assert participation_ratio(square[:2]) == pytest.approx(1)
+    assert participation_ratio(square[:1].expand(4, 3)) == 0
+    stretched = square * torch.tensor([3.0, 1, 0])  # eigenvalues in the ratio 9 to 1
+    assert participation_ratio(stretched) == pytest.approx(100 / 82)
+
+
+@examples
+@given(st.integers(0, 10_000), st.integers(2, 30), st.integers(1, 8))
+def test_the_participation_ratio_is_between_1_and_the_features_and_knows_no_axes(seed, n, size):
+    draw = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, size, dtype=torch.float64, generator=draw)
+    turn = torch.linalg.qr(torch.randn(size, size, dtype=torch.float64, generator=draw))[0]
+    ratio = participation_ratio(x)
+    assert 1 - 1e-9 <= ratio <= min(size, n - 1) + 1e-9
+    assert participation_ratio(7 * x @ turn + 3) == pytest.approx(ratio)

@@ -300,7 +300,9 @@ METHOD_RUNS = {
     ),
 }
 HEADS = {"pf": "Linear", "arconvl": "DistanceHead", "gbg": "CosineHead"}
-VALIDATED = {"val_acc", "val_gmean", "val_loss", "val_head", "val_middle", "val_tail"}
+VALIDATED = {"val_acc", "val_gmean", "val_loss", "val_head", "val_middle", "val_tail"} | {
+    "val_spread"
+}
 
 
 @pytest.mark.slow
