@@ -32,10 +32,11 @@ NOTEBOOKS = ROOT / "notebooks"
 PER_BACKBONE = ("11_finetune",)
 # profiles whose records a notebook reads beside those of its own
 READS = {
+    "19_gbg_experiments": ("light", "whole"),
     "20_how_much_should_move": (
         *("probe", "probe_draws", "light", "light_224", "light_same_size", "light_draws"),
         *("whole", "whole_refit", "whole_same_size"),
-    )
+    ),
 }
 # numbers of the notebooks that hold for imported photographs too
 ANY_DATA = ("11", "12", "13", "14", "16")

@@ -159,14 +159,19 @@ def gains_by_group(
         yield f"{what}: {profile.loss_title(method)} {', '.join(parts) or 'has no partner yet'}"
 
 
-def effective_prior(entry: dict, counts) -> np.ndarray:
-    """What share each class has in GBG's gradient: w_k n_c / N_k, scaled to the sum 1, (C,).
+def effective_prior(entry: dict, counts, ce: str = "plain", within: str = "images") -> np.ndarray:
+    """What prior GBG's loss leaves in the predictions, scaled to the sum 1, (C,).
 
-    entry: of a curve, with group_of (C,) and group_weights (K,). counts: training images (C,).
+    The share of a class in the gradient is w_k n_c / N_k; where the ``within`` of the loss is
+    "classes", w_k / C_k, but for batches that miss a class. A "balanced" cross-entropy ``ce`` takes
+    n_c out of it again.
+    entry: of a curve, with group_of (C,) and group_weights (K,). counts: training images n (C,).
     """
     group_of, counts = np.asarray(entry["group_of"]), np.asarray(counts, float)
     weights = np.asarray(entry["group_weights"])[group_of]
-    prior = weights * counts / np.bincount(group_of, counts)[group_of]
+    size = counts if within == "images" else np.ones_like(counts)
+    share = weights * size / np.bincount(group_of, size)[group_of]
+    prior = share / counts if ce == "balanced" else share
     return prior / prior.sum()
 
 

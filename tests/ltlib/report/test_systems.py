@@ -120,6 +120,21 @@ def test_within_a_group_the_effective_prior_is_that_of_the_images():
     assert systems.effective_prior(entry, [30, 7, 10]) == pytest.approx([0.375, 0.5, 0.125])
 
 
+@pytest.mark.parametrize(
+    ("ce", "within", "expected"),
+    [
+        ("plain", "classes", [1 / 4, 1 / 2, 1 / 4]),
+        # 0.375 / 30, 0.5 / 7 and 0.125 / 10 over their sum
+        ("balanced", "images", [7 / 54, 40 / 54, 7 / 54]),
+        ("balanced", "classes", [7 / 88, 60 / 88, 21 / 88]),
+    ],
+)
+def test_the_effective_prior_of_gbgs_options(ce, within, expected):
+    entry = {"group_of": [0, 1, 0], "group_weights": [0.5, 0.5]}
+    found = systems.effective_prior(entry, [30, 7, 10], ce, within)
+    assert found == pytest.approx(expected)
+
+
 def test_a_seesaw_is_seen_and_nothing_where_nothing_is_known():
     head = [0.5, 0.6, 0.4, 0.7]
     curve = [{"val_head": a, "val_middle": 0.5, "val_tail": 1 - a} for a in head]
