@@ -30,7 +30,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export GOMP_SPINCOUNT = 2000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup data runs runs-list tune logits notebooks figures html thesis readme all papers bench lint test lab status clean lock
+.PHONY: help setup data runs runs-list tune logits notebooks figures html thesis book-pdf readme all papers bench lint test lab status clean lock
 
 help: ## this help
 	@echo "The long-tail workbook. Targets:"
@@ -82,8 +82,11 @@ notebooks figures: $(READY) ## runs, then execute the notebooks that are not fre
 html: $(READY) ## a book of the notebooks, from the records that are there: nothing is trained
 	@$(WORKBOOK) html
 
-thesis: $(READY) ## a PDF of all tables and figures, from the records that are there (needs latexmk)
+thesis: $(READY) ## a PDF of the results, chapter 5 of a thesis, from the records that are there (needs latexmk)
 	@$(WORKBOOK) thesis
+
+book-pdf: $(READY) ## a PDF of the whole book: prose, figures and tables (needs latexmk)
+	@$(WORKBOOK) book-pdf
 
 readme: $(READY) ## put the committed results into the README
 	@$(WORKBOOK) readme

@@ -112,7 +112,7 @@ def test_it_opens_with_its_question_and_ends_with_exercises(path):
 )
 def test_it_names_what_it_writes(path):
     code = "\n".join(c.source for c in cells(path, "code"))
-    figures = re.findall(r'out\.figure\(.*?"(\w+)"\)', code)
+    figures = re.findall(r'out\.figure\(.*?"(\w+)"[,)]', code)
     tables = re.findall(r'out\.frame\(.*?"(\w+)"[,)]', code)
     written = {f"{name}.pdf" for name in figures} | {f"tables/{name}.tex" for name in tables}
     if cells(path, tag="derivation"):

@@ -76,7 +76,7 @@ def test_a_third_of_the_records_missing_everything_still_builds(built, copied, l
     assert " & -- & " in figures(out)["tables/accuracy_longtailed.tex"].decode()
     for page in ("12_head_middle_tail", "13_comparison_of_losses", "15_thesis_tables"):
         assert html[page].read_text().count(": missing") >= len(lost)
-    source = (out / "build" / "smoke" / "thesis" / "thesis.tex").read_text()
+    source = (out / "build" / "smoke" / "thesis" / "results.tex").read_text()
     assert f"{len(lost)} runs are missing" in source
     assert source.count("\\item ") == len(lost)
 

@@ -119,13 +119,21 @@ def html(choices: Choices) -> None:
 
 
 def thesis(choices: Choices) -> None:
+    _print(choices, "results")
+
+
+def book_pdf(choices: Choices) -> None:
+    _print(choices, "book")
+
+
+def _print(choices: Choices, kind: str) -> None:
     from workbook.document import compile_thesis
 
     profile = choices.profile
     make_notebooks(profile, choices.jobs, strict=False)
-    document = compile_thesis(profile)
+    document = compile_thesis(profile, kind)
     if (build_dir(profile.name) / "html").exists():
-        make_book(profile, silent)  # its index links the document
+        make_book(profile, silent)  # its index links what is printed
     say(os.path.relpath(document))
 
 
@@ -262,8 +270,8 @@ def lab(choices: Choices) -> None:
 
 
 NAMED = (
-    *(data, runs, runs_list, tune, logits, notebooks, html, thesis, papers),
-    *(status, bench, readme, lab),
+    *(data, runs, runs_list, tune, logits, notebooks, html, thesis),
+    *(book_pdf, papers, status, bench, readme, lab),
 )
 COMMANDS = {command.__name__.replace("_", "-"): command for command in NAMED} | {"all": everything}
 

@@ -19,7 +19,9 @@ from pathlib import Path
 
 from ltlib.files import HOST, ROOT, build_dir, exclusive, results_dir
 from ltlib.runs.profiles import Profile
-from workbook.notebooks import Page, first_cell, pages, read_notebook
+from workbook.floats import Float, floats
+from workbook.links import as_myst, plain
+from workbook.notebooks import NOTEBOOKS, Page, first_cell, pages, read_notebook, told_of
 
 TITLE = "The long-tail workbook"
 PARTS = {  # the numbers of their notebooks; one that no part names stands under the last
@@ -30,11 +32,15 @@ PARTS = {  # the numbers of their notebooks; one that no part names stands under
     "Your own data": [16],
     "More notebooks": [],
 }
+REFERENCES = "# References\n\n```{bibliography}\n```\n"
+TABLE_CAPTION = "```{{container}} table-caption\n({anchor})=\n**{title}.** {text}\n```"
 NOTES = {"fresh": "", "stale": "*Shows an older state.* ", "missing": "*Not made yet.* "}
 
 SETTINGS = {  # of Sphinx, instead of a conf.py
     "project": TITLE,
-    "extensions": ["myst_nb", "sphinx-mathjax-offline"],
+    "extensions": ["myst_nb", "sphinx-mathjax-offline", "sphinxcontrib.bibtex"],
+    "bibtex_bibfiles": ["references.bib"],
+    "bibtex_reference_style": "author_year_round",
     "nb_execution_mode": "off",
     "nb_merge_streams": True,  # what one cell prints is one block, however often it was flushed
     "nb_render_markdown_format": "myst",  # formulas in what a cell shows
@@ -88,6 +94,7 @@ def _build(folder: Path, sources: dict[str, bytes], say: Callable[[str], None]) 
     from sphinx.application import Sphinx
     from sphinx.util.docutils import docutils_namespace
 
+    _round_brackets()
     place = {"prefix": f".html.{HOST}.{os.getpid()}.", "suffix": ".tmp", "dir": folder.parent}
     with tempfile.TemporaryDirectory(**place) as temporary, docutils_namespace():
         source, made, trees, old = (
@@ -105,11 +112,31 @@ def _build(folder: Path, sources: dict[str, bytes], say: Callable[[str], None]) 
         os.replace(made, folder)
 
 
+def _round_brackets() -> None:
+    """Let citations read "Cao et al. (2019)", as they do in the notebooks and in LaTeX."""
+    from dataclasses import dataclass, field
+
+    from sphinxcontrib.bibtex.plugin import register_plugin
+    from sphinxcontrib.bibtex.style.referencing import BracketStyle
+    from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
+
+    @dataclass
+    class Round(AuthorYearReferenceStyle):
+        bracket_textual: BracketStyle = field(default_factory=lambda: BracketStyle("(", ")"))
+        bracket_parenthetical: BracketStyle = field(default_factory=lambda: BracketStyle("", ""))
+
+    register_plugin(
+        "sphinxcontrib.bibtex.style.referencing", "author_year_round", Round, force=True
+    )
+
+
 def _sources(profile: Profile, states: list[tuple[Page, str]]) -> dict[str, bytes]:
     """All that Sphinx reads: path below its source folder, and content."""
     docs = sorted((ROOT / "docs").glob("*.md"))
+    printed = build_dir(profile.name) / "thesis"
     beside = {
-        build_dir(profile.name) / "thesis" / "thesis.pdf": "The tables and figures in print (PDF)",
+        printed / "results.pdf": "The results in print (PDF)",
+        printed / "book.pdf": "The whole book in print (PDF)",
         results_dir(profile.name).parent / f"{profile.name}.csv": "All results (CSV)",
     }
     beside = {path: label for path, label in beside.items() if path.exists()}
@@ -125,12 +152,17 @@ def _sources(profile: Profile, states: list[tuple[Page, str]]) -> dict[str, byte
             index.append(f"{title}\n: {text}" if text else title)
         index.append(_toctree(part, [page.name for page, state in members if state != "missing"]))
     index.append(_toctree("How to", [f"docs/{path.stem}" for path in docs]))
+    index.append(_toctree("Sources", ["references"]))
     files = {f"docs/{path.name}": path for path in docs}
     files |= {f"files/{path.name}": path for path in beside}
     files |= {"static/book.css": Path(__file__).with_name("book.css")}
-    made = {f"{page.name}.ipynb": _notebook(page) for page, state in states if state != "missing"}
-    texts = {name: path.read_bytes() for name, path in files.items()}
-    return {"index.md": "\n\n".join(index).encode()} | made | texts
+    files |= {"references.bib": NOTEBOOKS / "references.bib"}
+    known = floats(profile)
+    there = [page for page, state in states if state != "missing"]
+    made = {f"{page.name}.ipynb": _notebook(page, known) for page in there}
+    texts = {name: path.read_bytes() for name, path in files.items() if path.exists()}
+    index_md = "\n\n".join(index).encode()
+    return {"index.md": index_md, "references.md": REFERENCES.encode()} | made | texts
 
 
 def _toctree(caption: str, names: list[str]) -> str:
@@ -142,16 +174,55 @@ def _title(page: Page) -> str:
     return f"{page.name[:2]} {page.title}"
 
 
-def _notebook(page: Page) -> bytes:
-    """An executed notebook with its number in its title, and a description of each figure."""
+def _notebook(page: Page, known: dict[str, Float]) -> bytes:
+    """An executed notebook as Sphinx reads it: its number in its title, its links and equations in
+    MyST's words, its figures and tables with numbers, captions and descriptions."""
     notebook = read_notebook(page.executed)
-    first, heading = notebook["cells"][0], page.title
+    titles = {found.anchor: found.title for found in known.values()}
+    first, cells, heading = notebook["cells"][0], [], page.title
     first["source"] = re.sub("^#.*", lambda _: f"# {_title(page)}", first["source"], count=1)
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             heading = (re.findall("^#+ +(.*)", cell["source"], re.MULTILINE) or [heading])[-1]
-        cell["metadata"]["mystnb"] = {"image": {"alt": f"Figure: {heading}"}}
+            cells.append(cell | {"source": as_myst(cell["source"], titles)})
+        else:
+            cells += _with_captions(cell, known, titles, heading)
+    notebook["cells"] = cells
     return json.dumps(notebook, ensure_ascii=False, indent=1).encode()
+
+
+def _with_captions(cell: dict, known: dict[str, Float], titles: dict, heading: str) -> list[dict]:
+    """A cell of code as one or more: MyST-NB gives a caption to all pictures of a cell, so that
+    each figure is the only output of a cell of its own, which hides its source."""
+    parts, outputs = [], []
+    described = {"image": {"alt": f"Figure: {heading}"}}
+    for output in cell.get("outputs", []):
+        told = told_of(output)
+        if not told:
+            outputs.append(output)
+            continue
+        # of a stale page the captions may be gone
+        made = known.get(told["name"], Float(**told, page="", number=""))
+        text = as_myst(told["caption"], titles)
+        if made.kind == "Table":
+            words = TABLE_CAPTION.format(anchor=made.anchor, title=made.title, text=text)
+            outputs.append(output | {"data": {"text/markdown": words}})
+            continue
+        figure = {"caption": f"**{made.title}.** {text}", "name": made.anchor}
+        alone = {"figure": figure, "image": {"alt": f"{made.title}. {plain(told['caption'])}"}}
+        parts += [(outputs[:-1], described), (outputs[-1:], alone)]
+        outputs = []
+    parts.append((outputs, described))
+    whole = [part for part in parts if part[0]] or parts[-1:]
+    return [_part(cell, number, *part) for number, part in enumerate(whole)]
+
+
+def _part(cell: dict, number: int, outputs: list[dict], mystnb: dict) -> dict:
+    """The part of a cell that shows some of its outputs: the first one shows the source too."""
+    hidden = {"tags": ["remove-input"], "mystnb": mystnb}
+    metadata = cell["metadata"] | (hidden if number else {"mystnb": mystnb})
+    own = {"id": f"{cell['id']}-{number}"} if number else {}
+    return cell | own | {"metadata": metadata, "outputs": outputs}
 
 
 def question(text: str) -> str:

@@ -1,28 +1,32 @@
-"""A LaTeX document of all tables and figures of a profile.
+"""LaTeX documents of a profile: its results in some pages, and the whole book in print.
 
-Chapter 5 and appendix A of the thesis rebuilt, and what the losses are. What stands where, and
-under which caption, is in captions.toml.
+``results`` is chapter 5 of a thesis to start from: what RESULTS names, in its order. ``book`` has
+the prose of every executed notebook, what its cells print, and all its figures and tables. Both
+take captions and numbers from :mod:`workbook.floats`, as the HTML book does.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import os
 import re
 import shutil
 import subprocess
-import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from ltlib.files import build_dir, figures_dir, write_changed
 from ltlib.models import backbone_title
 from ltlib.report.grids import group_sets
-from ltlib.report.latex import latex_escape, latex_signs
+from ltlib.report.latex import TIGHTLIST, latex_escape, latex_signs
 from ltlib.report.tables import TRAIN_TITLES, missing_runs, summarise
 from ltlib.runs.profiles import Profile
 from ltlib.runs.progress import run_state, unique_runs
 from ltlib.runs.records import load_records
+from workbook.floats import Float, floats
+from workbook.links import as_latex
+from workbook.notebooks import NOTEBOOKS, pages, read_notebook, told_of
 
 
 class ThesisFailed(RuntimeError):
@@ -33,19 +37,32 @@ class NoLatex(ThesisFailed):
     """latexmk is not installed."""
 
 
-CONTENTS = tomllib.loads(Path(__file__).with_name("captions.toml").read_text())
+RESULTS = {  # sections of the short document, and patterns of what stands in them
+    "The data": ["class_counts", "tables/groups"],
+    "Accuracy": ["tables/groups_*", "head_middle_tail*"],
+    "Comparison of the losses": ["tables/gains", "trade_off", "critical_difference"],
+    "How much of the backbone should move": ["tables/how_much_all_tail", "how_much_trade_off"],
+    "Class by class": ["accuracy_by_count"],
+}
 HEAD = Path(__file__).with_name("document.tex").read_text()  # up to the first section
 FIGURE = r"""\begin{figure}[htbp]\centering
 \includegraphics[max width=\textwidth,max totalheight=0.85\textheight]{\figures/((path))}
-\caption{((caption))}\label{((label))}
+\renewcommand{\thefigure}{((number))}\caption{((caption))}\label{((label))}
 \end{figure}
 """
 TABLE = r"""\begin{table}[htbp]\centering
-\caption{((caption))}\label{((label))}
+\renewcommand{\thetable}{((number))}\caption{((caption))}\label{((label))}
 \footnotesize\begin{adjustbox}{((box))}((input))\end{adjustbox}
 \end{table}
 """
-MISSING = r"""\chapter{Runs that are missing}
+PRINTED = r"""\begin{Verbatim}[breaklines,fontsize=\scriptsize,xleftmargin=1em]
+((text))
+\end{Verbatim}"""
+DISCUSSION = r"""\section{Discussion}
+% To be written: what the tables say, what they do not, and what should be done next.
+"""
+BIBLIOGRAPHY = "\\bibliographystyle{plainnat}\n\\bibliography{\\references}\n"
+MISSING = r"""\section{Runs that are missing}
 \begin{itemize}\setlength{\itemsep}{0pt}\footnotesize
 ((items))\end{itemize}
 """
@@ -67,104 +84,118 @@ def _escape(text: str) -> str:
     return latex_signs(latex_escape(text))
 
 
-def _seeds(profile: Profile) -> str:
-    word = "seed" if len(profile.seeds) == 1 else "seeds"
-    return f"{word} {', '.join(map(str, profile.seeds))}"
-
-
-def document(profile: Profile) -> str:
-    """The LaTeX source, which inputs ``figures/<profile>``; what is not there is not in it."""
-    parts = [_head(profile)]
-    for title, entries in CONTENTS["results"].items():
-        floats = _floats(profile, entries)
-        quotes = _quotes(profile) if floats and title == "Accuracy" else ""
-        parts.append(_section(title, quotes, floats))
-    parts.append("\\appendix\n\\chapter{The thesis's tables}\n")
-    parts.append(_floats(profile, CONTENTS["appendix"]) + BARRIER + "\\chapter{The losses}\n")
-    for title, entries in CONTENTS["losses"].items():
-        shown = dict(entries)
-        derivation = _derivation(profile, shown.pop("derivation"))
-        parts.append(_section(title, derivation, _floats(profile, shown)))
+def results(profile: Profile) -> str:
+    """The LaTeX source of the short document, which inputs ``figures/<profile>``; what is not there
+    is not in it."""
+    made = floats(profile)
+    shown = {
+        title: [made[name] for name in made if any(fnmatch.fnmatch(name, p) for p in patterns)]
+        for title, patterns in RESULTS.items()
+    }
+    captions = _captions(itertools.chain(*shown.values()))
+    parts = [_head(profile, "results"), "\\chapter{Results}\n"]
+    for title, entries in shown.items():
+        prose = _quotes(profile) if entries and title == "Accuracy" else ""
+        parts.append(_section(title, prose, _floats(profile, entries, captions)))
+    answers = figures_dir(profile.name) / "answers.tex"
+    parts.append(_section("Answers", "\\input{\\figures/answers}\n" * answers.exists(), ""))
+    parts.append(DISCUSSION)
     if missing := missing_runs(profile):
         items = "".join(f"\\item {_escape(line)}\n" for line in missing)
         parts.append(_fill(MISSING, items=items))
-    return "".join(parts) + "\\end{document}\n"
+    text = "".join(parts)
+    return text + BIBLIOGRAPHY * ("\\cite" in text) + "\\end{document}\n"
 
 
-def _head(profile: Profile) -> str:
+def book(profile: Profile) -> str:
+    """The LaTeX source of the whole book: of each executed notebook the prose, what its cells
+    print, and its figures and tables."""
+    made = floats(profile)
+    captions = _captions(made.values())
+    parts = [_head(profile, "book"), TIGHTLIST, "\\tableofcontents\n"]
+    for page in pages(profile):
+        if page.executed.exists():
+            parts += [f"\\renewcommand{{\\thechapter}}{{{int(page.name[:2])}}}\n"]
+            parts += [_prose(profile, read_notebook(page.executed)["cells"], made, captions)]
+    return "".join(parts) + BIBLIOGRAPHY + "\\end{document}\n"
+
+
+def _head(profile: Profile, kind: str) -> str:
     count = sum(run_state(run) != "done" for run in unique_runs(profile))
-    state = f"{count} runs are missing: dashes stand for them, the last chapter lists them."
+    state = f"{count} runs are missing: dashes stand for them."
     folder = build_dir(profile.name) / "thesis"
+    word = "seed" if len(profile.seeds) == 1 else "seeds"
     return _fill(
         HEAD,
         figures=os.path.relpath(figures_dir(profile.name), folder),
+        references=os.path.relpath(NOTEBOOKS / "references", folder),
+        kind="results of" if kind == "results" else "all notebooks, with",
         name=_escape(profile.name),
         about=_escape(" ".join([f"{profile.title}.", *profile.deviations])),
-        seeds=_seeds(profile),
+        seeds=f"{word} {', '.join(map(str, profile.seeds))}",
         state=state if count else "Every run is there.",
     )
 
 
-def _section(title: str, prose: str, floats: str) -> str:
-    there = prose or floats
-    return f"\\section{{{title}}}\n{prose}{floats}{BARRIER}" if there else ""
+def _section(title: str, prose: str, shown: str) -> str:
+    there = prose or shown
+    return f"\\section{{{title}}}\n{prose}{shown}{BARRIER}" if there else ""
 
 
-def _derivation(profile: Profile, name: str) -> str:
-    path = f"derivations/{name}"
-    there = (figures_dir(profile.name) / f"{path}.tex").exists()
-    return f"\\input{{\\figures/{path}}}\n" if there else ""
+def _latex(markdown: str) -> str:
+    import pypandoc
+
+    how = ["--wrap=none", "--top-level-division=chapter"]
+    return pypandoc.convert_text(markdown, "latex", "markdown-auto_identifiers", extra_args=how)
 
 
-def _floats(profile: Profile, entries: dict[str, str]) -> str:
-    """A float of everything that is there. entries: pattern below figures/<profile>, caption."""
-    folder, words, floats = figures_dir(profile.name), _words(profile), ""
-    for pattern, caption in entries.items():
-        ending = ".tex" if pattern.startswith("tables/") else ".pdf"
-        ending = "" if pattern.endswith(".tex") else ending
-        for chosen, shown in _choices(profile, pattern):
-            for path in sorted(folder.glob(pattern.format(**chosen) + ending)):
-                text = caption.format(**words, **shown)
-                floats += _float(path.relative_to(folder).as_posix(), text)
-    return floats
+def _captions(made: Iterable[Float]) -> dict[str, str]:
+    """Captions as LaTeX, by name; pandoc is started once."""
+    made, mark = list(made), "\n\nltlib-next-caption\n\n"
+    found = _latex(mark.join(as_latex(one.caption) for one in made)) if made else ""
+    texts = map(str.strip, found.split(mark.strip()))
+    return dict(zip([one.name for one in made], map(latex_signs, texts), strict=False))
 
 
-def _words(profile: Profile) -> dict[str, str]:
-    """What the captions share: seeds, which test, and the phrases of captions.toml."""
-    own = any(protocol.counts for protocol in profile.protocols)
-    seeds, phrases = _seeds(profile), CONTENTS["phrases"]
-    words = {
-        "seeds": seeds,
-        "first": f"seed {profile.seeds[0]}",
-        "small": phrases["small"],
-        "tested": "its test" if own else "the balanced test",
-        "own": "A demonstration: photographs made from digits; one run each, seed 0",
-    }
-    if own:
-        words["own"] = f"{_escape(profile.title)}; {seeds}"
-    return words | {name: phrases[name].format(**words) for name in ("accuracy", "gradients")}
+def _floats(profile: Profile, made: Iterable[Float], captions: dict[str, str]) -> str:
+    return "".join(_float(profile, one, captions[one.name]) for one in made)
 
 
-def _choices(profile: Profile, pattern: str) -> Iterator[tuple[dict, dict]]:
-    """Every {protocol}, {train_set}, {backbone} of a pattern: names, and as captions say them."""
-    values = {
-        "protocol": {protocol.name: protocol.name for protocol in profile.protocols},
-        "train_set": {name: TRAIN_TITLES.get(name) for name in profile.train_sets},
-        "backbone": {name: backbone_title(name) for name in profile.backbones},
-    }
-    fields = [name for name in values if f"{{{name}}}" in pattern]
-    for choice in itertools.product(*(values[name] for name in fields)):
-        chosen = dict(zip(fields, choice, strict=True))
-        yield chosen, {name: _escape(values[name][value]) for name, value in chosen.items()}
-
-
-def _float(path: str, caption: str) -> str:
+def _float(profile: Profile, made: Float, caption: str) -> str:
+    """A LaTeX float with the number that the book has; nothing where its file is not there."""
+    path = f"{made.name}.{'tex' if made.kind == 'Table' else 'pdf'}"
+    if not (figures_dir(profile.name) / path).exists():
+        return ""
     put = f"\\input{{\\figures/{path}}}"
-    if not caption:
-        return f"{put}\n"
-    label = path.rsplit(".", 1)[0].replace("/", ":")
-    template = FIGURE if path.endswith(".pdf") else TABLE
-    return _fill(template, path=path, caption=caption, label=label, box=BOX, input=put)
+    template = FIGURE if made.kind == "Figure" else TABLE
+    values = {"path": path, "caption": caption, "label": made.anchor, "number": made.number}
+    return _fill(template, **values, box=BOX, input=put)
+
+
+def _prose(
+    profile: Profile, cells: list[dict], made: dict[str, Float], captions: dict[str, str]
+) -> str:
+    """A notebook's cells as LaTeX: one document in Markdown, in which what is printed and what
+    floats is LaTeX already."""
+    parts = []
+    for cell in cells:
+        if cell["cell_type"] == "markdown":
+            parts.append(as_latex(cell["source"]))
+            continue
+        for output in cell.get("outputs", []):
+            told = told_of(output)
+            if told and told["name"] in made:
+                name = told["name"]
+                parts.append(_raw(_float(profile, made[name], captions[name])))
+            elif output["output_type"] == "stream" and output.get("name") == "stdout":
+                parts.append(_raw(_fill(PRINTED, text="".join(output["text"]).rstrip())))
+            elif text := output.get("data", {}).get("text/markdown"):
+                parts.append("" if told else as_latex("".join(text)))
+    return latex_signs(_latex("\n\n".join(parts))) + "\n\\FloatBarrier\n"
+
+
+def _raw(latex: str) -> str:
+    return f"```{{=latex}}\n{latex}\n```" if latex else ""
 
 
 def _quotes(profile: Profile) -> str:
@@ -183,29 +214,30 @@ def _quotes(profile: Profile) -> str:
     return " ".join(sentences) + "\n\n"
 
 
-def compile_thesis(profile: Profile) -> Path:
-    """Write ``build/<profile>/thesis/thesis.tex`` and compile it with latexmk; return the PDF.
+def compile_thesis(profile: Profile, kind: str = "results") -> Path:
+    """Write ``build/<profile>/thesis/<kind>.tex``, "results" or "book", and compile it with
+    latexmk; return the PDF.
 
     The same inputs give the same bytes. Raises NoLatex where latexmk is not installed, ThesisFailed
     with LaTeX's own first error.
     """
     folder = build_dir(profile.name) / "thesis"
     here = os.path.relpath(folder)
-    write_changed(folder / "thesis.tex", document(profile))
+    write_changed(folder / f"{kind}.tex", {"results": results, "book": book}[kind](profile))
     if shutil.which("latexmk") is None:
         raise NoLatex(
-            f"latexmk is not installed, so there is no PDF; the source is {here}/thesis.tex. "
+            f"latexmk is not installed, so there is no PDF; the source is {here}/{kind}.tex. "
             "Debian: apt install latexmk texlive-latex-extra texlive-fonts-recommended lmodern; "
             "otherwise https://tug.org/texlive"
         )
     command = ["latexmk", "-pdf", "-interaction=nonstopmode", "-halt-on-error", "-silent"]
     fixed = {"SOURCE_DATE_EPOCH": "0", "FORCE_SOURCE_DATE": "1", "max_print_line": "1000"}
     options = {"cwd": folder, "env": os.environ | fixed, "text": True, "errors": "replace"}
-    result = subprocess.run([*command, "thesis.tex"], capture_output=True, **options)
+    result = subprocess.run([*command, f"{kind}.tex"], capture_output=True, **options)
     if result.returncode:
-        path, log = folder / "thesis.log", result.stdout + result.stderr
+        path, log = folder / f"{kind}.log", result.stdout + result.stderr
         log = path.read_text(errors="replace") if path.exists() else log
         first = re.search(r"^!.*?(?=\n\n|\Z)", log, re.MULTILINE | re.DOTALL)
         what = first[0] if first else log[-500:]
-        raise ThesisFailed(f"LaTeX failed: {what}\nThe whole log: {here}/thesis.log")
-    return folder / "thesis.pdf"
+        raise ThesisFailed(f"LaTeX failed: {what}\nThe whole log: {here}/{kind}.log")
+    return folder / f"{kind}.pdf"

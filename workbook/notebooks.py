@@ -27,6 +27,7 @@ from ltlib.runs.config import RunConfig
 from ltlib.runs.profiles import Profile, load_profile, parameters_of, profiles_of
 from ltlib.runs.progress import unique_runs
 from ltlib.runs.records import predictions_path, record_path
+from workbook.links import as_latex
 
 NOTEBOOKS = ROOT / "notebooks"
 PER_BACKBONE = ("11_finetune",)
@@ -228,6 +229,10 @@ def execute(page: Page) -> float:
         if derivation := derivation_latex(notebook):
             (figures / "derivations").mkdir()
             (figures / "derivations" / f"{page.name}.tex").write_text(derivation, encoding="utf-8")
+        if told := captions(notebook):
+            path = figures / captions_path(page.name)
+            path.parent.mkdir()
+            path.write_text(json.dumps(told, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
         made = {"key": key, "outputs": _move_into_place(page, figures)}
         notebook.metadata["ltlib"] = made | {"parameters": page.parameters}
         with atomic_path(page.executed) as partial:
@@ -287,6 +292,28 @@ def _move_into_place(page: Page, figures: Path) -> dict[str, str]:
     return outputs
 
 
+def captions_path(page: str) -> str:
+    """Where the captions of a page lie below figures/<profile>."""
+    return f"captions/{page}.json"
+
+
+def told_of(output: dict) -> dict:
+    """The name and caption that an output of a cell carries (``ltlib.report.Output``), or {}."""
+    return output.get("metadata", {}).get("ltlib", {})
+
+
+def captions(notebook) -> dict[str, str]:
+    """The captions of what an executed notebook shows, in its order, by the path below
+    figures/<profile> without ending."""
+    outputs = [o for cell in notebook.cells for o in cell.get("outputs", ())]
+    return {told["name"]: told["caption"] for o in outputs if (told := told_of(o))}
+
+
+# of natbib and hyperref, which a document that inputs a section may not have
+FALLBACKS = (
+    "\\providecommand{\\citet}{\\cite}\\providecommand{\\citealp}{\\cite}\n"
+    "\\providecommand{\\hyperref}[2][]{#2}\n"
+)
 _SECTION = """((*- for cell in nb.cells -*))
 ((( cell.source | markdown2latex(markup='markdown-auto_identifiers') )))
 ((* endfor -*))"""
@@ -310,5 +337,6 @@ def derivation_latex(notebook) -> str:
     if folder not in os.environ["PATH"].split(os.pathsep):
         os.environ["PATH"] += os.pathsep + folder
     exporter = LatexExporter(raw_template=_SECTION)
-    body, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=cells))
-    return TIGHTLIST + body.strip() + "\n"
+    texts = [nbformat.v4.new_markdown_cell(as_latex(cell.source)) for cell in cells]
+    body, _ = exporter.from_notebook_node(nbformat.v4.new_notebook(cells=texts))
+    return TIGHTLIST + FALLBACKS + body.strip() + "\n"

@@ -28,19 +28,35 @@ class Output:
 
     They go to ``figures/<profile>``, or to the folder that ``LTLIB_FIGURES`` names: under make a
     temporary one, from which they move into place when the whole notebook has succeeded.
+
+    A caption is Markdown. It is shown with what it belongs to, and the book and the printed
+    documents take it, with its number, from the executed notebook (``workbook.floats``).
+    seeds, first, tested: what captions say of the profile, "seeds 0, 1, 2", "seed 0" and "the
+    balanced test", or "its test" of imported photographs.
     """
 
     def __init__(self, profile: Profile):
         self.profile = profile
+        word = "seed" if len(profile.seeds) == 1 else "seeds"
+        self.seeds = f"{word} {', '.join(map(str, profile.seeds))}"
+        self.first = f"seed {profile.seeds[0]}"
+        own = any(protocol.counts for protocol in profile.protocols)
+        self.tested = "its test" if own else "the balanced test"
         self.folder = Path(os.environ.get("LTLIB_FIGURES") or figures_dir(profile.name))
         set_style()
 
-    def figure(self, figure: matplotlib.figure.Figure, name: str, png: bool = False) -> None:
+    def figure(
+        self, figure: matplotlib.figure.Figure, name: str, png: bool = False, *, caption: str
+    ) -> None:
         """Save as a vector PDF, the same bytes for the same figure; ``png``: as PNG too."""
+        from IPython.display import display
+
         for options in (_PDF, _PNG) if png else (_PDF,):
             with atomic_path(self.folder / f"{name}.{options['format']}") as partial:
                 figure.savefig(partial, **options)
-        plt.show()
+        display(figure)
+        plt.close(figure)  # or the notebook would show it once more
+        self._caption(name, caption)
 
     def frame(
         self,
@@ -49,6 +65,8 @@ class Output:
         css: pd.DataFrame | None = None,
         notes: Iterable[str] = (),
         widths: Sequence[float] = (),
+        *,
+        caption: str,
     ) -> None:
         """Save a plain table as ``tables/<name>.tex``, a bare booktabs tabular.
 
@@ -71,6 +89,7 @@ class Output:
         end = "\\bottomrule\n"
         under = foot(notes, frame, frame.index.nlevels, 100 if widths else None)
         self._save(f"tables/{name}", latex_signs(latex.replace(end, end + under)))
+        self._caption(f"tables/{name}", caption)
         display(frame if css is None and not widths else shown)
 
     def text(self, markdown: str, name: str) -> None:
@@ -83,7 +102,7 @@ class Output:
         self._save(name, TIGHTLIST + latex)
         display(Markdown(markdown))
 
-    def table(self, grid: Grid, name: str, notes: Iterable[str] = ()) -> None:
+    def table(self, grid: Grid, name: str, notes: Iterable[str] = (), *, caption: str) -> None:
         """Save as ``tables/<name>.tex``, with notes on the seeds and on the profile."""
         from IPython.display import display
 
@@ -91,8 +110,17 @@ class Output:
         spread = " Mean ± half the 95 % t interval over seeds." if len(seeds) > 1 else ""
         counted = f"Seeds: {', '.join(map(str, seeds))}.{spread}"
         self._save(f"tables/{name}", grid.latex([counted, *notes, *self.profile.deviations]))
+        self._caption(f"tables/{name}", caption)
         lines = {"selector": "td, th", "props": "white-space: nowrap"}
         display(grid.styler().set_table_styles([lines]))
+
+    def _caption(self, name: str, caption: str) -> None:
+        """Show it: of a table above it, of a figure below."""
+        from IPython.display import Markdown, display
+
+        kind = "Table" if name.startswith("tables/") else "Figure"
+        told = {"ltlib": {"name": name, "caption": caption}}
+        display(Markdown(f"**{kind}.** {caption}"), metadata=told)
 
     def _save(self, name: str, latex: str) -> None:
         with atomic_path(self.folder / f"{name}.tex") as partial:

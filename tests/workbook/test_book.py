@@ -2,6 +2,7 @@
 
 import base64
 import io
+import json
 import re
 
 import nbformat
@@ -12,7 +13,7 @@ from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 
-from ltlib.files import build_dir, results_dir
+from ltlib.files import build_dir, figures_dir, results_dir
 from ltlib.runs.profiles import load_profile
 from workbook import book, notebooks
 from workbook.book import question, write_html
@@ -59,12 +60,31 @@ OUTPUTS = [
     *(new_output("execute_result", table) for table in tables()),
     new_output("display_data", {"text/markdown": "so $y^2$"}),
 ]
+CAPTIONS = {
+    "odd": "How $x$ falls, *odd*, [Cui et al. 2019](#cite-cui2019).",
+    "tables/odd": "A table.",
+}
+
+
+def told(name):
+    """A caption, as `Output` shows it."""
+    metadata = {"ltlib": {"name": name, "caption": CAPTIONS[name]}}
+    return new_output("display_data", {"text/markdown": CAPTIONS[name]}, metadata=metadata)
+
+
+OUTPUTS += [
+    new_output("display_data", {"image/png": picture()}),
+    told("odd"),
+    told("tables/odd"),
+    new_output("execute_result", tables()[0]),
+]
 WIDE = "$$ " + " + ".join(f"a_{{{i}}}" for i in range(60)) + " $$"
 SOURCES = {
     "01_odd": [
         '# A < B & "C"\n\n**Question.** Is $a < b$,\nor & "both"? More of it.\n\nNot this?',
         '## When $p < q$ & "x" <y>\n\ntext',
         f"Above\n{WIDE}\nbelow; `$z$` costs 5 $ and 6 $.",
+        "[(1.1)](#eq-1.1), [Figure](#figure-odd), [Table](#table-odd)\n$$ a = b \\tag{1.1} $$\nso.",
         EXERCISE,
     ],
     "12_plain": ["# Plain\n\nNo question.", "## Ünïcödé, 日本\n\n`code_" + "very_" * 30 + "long`"],
@@ -85,6 +105,9 @@ def write_notebooks(library, profile):
         nb.metadata["ltlib"] = {"key": page.key(), "outputs": {}}
         page.executed.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(nb, page.executed)
+        path = figures_dir(profile.name) / notebooks.captions_path(page.name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(notebooks.captions(nb)))
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +122,7 @@ def built(tmp_path_factory):
         patch.setattr(book, "ROOT", out)
         (out / "docs" / "clusters.md").write_text("# On a cluster\n\ntext")
         for path in (
-            build_dir("smoke") / "thesis" / "thesis.pdf",
+            build_dir("smoke") / "thesis" / "results.pdf",
             results_dir("smoke").parent / "smoke.csv",
         ):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,13 +172,14 @@ def test_the_index_has_a_link_and_the_question_of_every_page_in_parts(built):
         "12_plain.html",
         "99_last.html",
         "docs/clusters.html",
+        "references.html",
     ]
 
 
 def test_the_printed_tables_and_the_results_lie_beside_the_pages(built):
     folder, _ = built
     links = [a["href"] for a in read(folder / "index.html").select("main section > p > a")]
-    assert links[:2] == ["thesis.pdf", "smoke.csv"]
+    assert links[:2] == ["results.pdf", "smoke.csv"]
     assert [(folder / link).read_text() for link in links[:2]] == links[:2]
 
 
@@ -166,9 +190,34 @@ def test_outputs_are_shown_each_in_its_way(built):
     assert printed.get_text().startswith("one\n<script>two</script>wide")  # one block, and text
     assert page.select_one(".output.stderr").get_text().strip() == "a warning"
     assert page.select_one(".cell_output img")["alt"] == 'Figure: When $p < q$ & "x" <y>'
-    assert len(page.select(".cell_output .text_html table")) == 2
+    assert len(page.select(".cell_output .text_html table")) == 3
     assert page.select_one(".cell_output p .math").get_text() == r"\(y^2\)"
     assert "shown" in page.select_one(".cell_input").get_text()
+
+
+def test_figures_and_tables_have_numbers_and_captions(built):
+    page = read(built[0] / "01_odd.html")
+    (figure,) = page.select("figure")
+    assert figure["id"] == "figure-odd"
+    assert text_of(figure.figcaption).startswith(
+        r"Figure 1.1. How \(x\) falls, odd, Cui et al., 2019."
+    )
+    assert figure.img["alt"] == "Figure 1.1. How x falls, odd, Cui et al. 2019."
+    (table,) = page.select(".table-caption")
+    assert text_of(table) == "Table 1.1. A table."
+    assert len(page.select(".cell_input")) == 1  # the source of the cell, once
+    targets = {text_of(a): a["href"] for a in page.select("main p > a.reference")}
+    assert targets["Figure 1.1"] == "#figure-odd"
+    assert targets["Table 1.1"] == "#table-odd"
+    assert page.select_one(targets["(1.1)"].replace(".", r"\."))
+    assert r"\tag{1.1}" in page.get_text()
+
+
+def test_what_is_cited_is_listed(built):
+    link = read(built[0] / "01_odd.html").select_one("figcaption a.reference")["href"]
+    listed = read(built[0] / "references.html")
+    assert "Effective Number" in listed.get_text().title()
+    assert link.partition("#")[2] in {element["id"] for element in listed.select("[id]")}
 
 
 def test_formulas_are_found_and_code_stays(built):
@@ -211,7 +260,7 @@ def test_stale_and_missing_pages_are_said(first, smoke, library):
         "Why?",
     ]
     assert "12_plain.html" not in str(index)
-    assert "thesis.pdf" not in str(index)
+    assert "results.pdf" not in str(index)
 
 
 def test_it_is_built_again_only_when_something_has_changed(first, smoke):
@@ -246,4 +295,4 @@ def test_the_question_ends_with_its_last_question_mark(text, asked):
 
 @needs_chromium
 def test_the_book_in_a_browser(built):
-    read_book(built[0] / "index.html", [*SOURCES, "docs/clusters"])
+    read_book(built[0] / "index.html", [*SOURCES, "docs/clusters", "references"])

@@ -17,7 +17,7 @@ def test_figures_are_the_same_bytes_when_made_again(out, profile):
     for _ in range(2):
         fig, ax = plt.subplots()
         ax.plot([1, 2])
-        output.figure(fig, "line", png=True)
+        output.figure(fig, "line", png=True, caption="A line.")
         paths = [out / "figures" / "smoke" / f"line.{kind}" for kind in ("pdf", "png")]
         made.append([path.read_bytes() for path in paths])
         plt.close(fig)
@@ -29,11 +29,11 @@ def test_figures_are_the_same_bytes_when_made_again(out, profile):
 def test_tables_go_to_the_given_folder(folder, profile):
     grid = Grid(profile)
     grid.add(("A", "x"), {("resnetv2_small32", "softmax"): "1.0"})
-    Output(profile).table(grid, "one", ["a note"])
+    Output(profile).table(grid, "one", ["a note"], caption="One.")
     one = (folder / "tables" / "one.tex").read_text()
     assert "Softmax & \\textbf{1.0} \\\\" in one
     assert one.index("Seeds: 0, 1.") < one.index("a note")
-    Output(profile).frame(pd.DataFrame({"a %": ["1–2"]}, index=["x_1"]), "two")
+    Output(profile).frame(pd.DataFrame({"a %": ["1–2"]}, index=["x_1"]), "two", caption="")
     assert (folder / "tables" / "two.tex").read_text() == (
         "\\begin{tabular}{lr}\n\\toprule\n & a \\% \\\\\n\\midrule\nx\\_1 & 1--2 \\\\\n"
         "\\bottomrule\n\\end{tabular}\n"
@@ -43,7 +43,7 @@ def test_tables_go_to_the_given_folder(folder, profile):
 def test_coloured_tables_take_the_colour_for_paper_in_latex(folder, profile):
     table = pd.DataFrame({"a": ["1", "2"]}, index=["x", "y"])
     css = pd.DataFrame({"a": ["color: light-dark(#1b5fa8, #8ab8ee)", ""]}, index=["x", "y"])
-    Output(profile).frame(table, "t", css, ["a note"])
+    Output(profile).frame(table, "t", css, ["a note"], caption="")
     latex = (folder / "tables" / "t.tex").read_text()
     assert "x & \\color[HTML]{1B5FA8} 1" in latex
     assert "y & 2" in latex
@@ -52,7 +52,7 @@ def test_coloured_tables_take_the_colour_for_paper_in_latex(folder, profile):
 
 def test_tables_of_prose_have_the_given_widths(folder, profile):
     table = pd.DataFrame({"said": ["a long sentence"]}, index=["x"])
-    Output(profile).frame(table, "t", widths=(2, 5.5))
+    Output(profile).frame(table, "t", widths=(2, 5.5), caption="")
     layout = ">{\\raggedright\\arraybackslash}p{2cm}>{\\raggedright\\arraybackslash}p{5.5cm}"
     assert (folder / "tables" / "t.tex").read_text().startswith(f"\\begin{{tabular}}{{{layout}}}")
 
@@ -63,3 +63,27 @@ def test_prose_becomes_latex(folder, profile):
     assert latex.startswith("\\providecommand{\\tightlist}")
     assert "\\emph{One} \\& two:" in latex
     assert "\\item" in latex
+
+
+def test_a_caption_is_shown_with_what_it_belongs_to(folder, profile, monkeypatch):
+    shown = []
+    monkeypatch.setattr("IPython.display.display", lambda *what, **more: shown.append((what, more)))
+    output = Output(profile)
+    fig, _ = plt.subplots()
+    output.figure(fig, "line", caption="A $line$.")
+    table = pd.DataFrame({"a": [1]})
+    output.frame(table, "t", caption="One.")
+    (first, _), (below, told), (above, _), (last, _) = shown
+    assert (first, last) == ((fig,), (table,))
+    assert [part.data for (part,) in (below, above)] == ["**Figure.** A $line$.", "**Table.** One."]
+    assert told["metadata"] == {"ltlib": {"name": "line", "caption": "A $line$."}}
+    assert not plt.fignum_exists(fig.number)
+
+
+def test_captions_can_name_the_seeds(profile):
+    output = Output(profile)
+    assert (output.seeds, output.first, output.tested) == (
+        "seeds 0, 1",
+        "seed 0",
+        "the balanced test",
+    )
