@@ -180,15 +180,27 @@ def _notebook(page: Page, known: dict[str, Float]) -> bytes:
     notebook = read_notebook(page.executed)
     titles = {found.anchor: found.title for found in known.values()}
     first, cells, heading = notebook["cells"][0], [], page.title
+    begun = False  # parameters and imports, before the first section, are folded
     first["source"] = re.sub("^#.*", lambda _: f"# {_title(page)}", first["source"], count=1)
     for cell in notebook["cells"]:
         if cell["cell_type"] == "markdown":
             heading = (re.findall("^#+ +(.*)", cell["source"], re.MULTILINE) or [heading])[-1]
+            begun |= "\n## " in f"\n{cell['source']}"
             cells.append(cell | {"source": as_myst(cell["source"], titles)})
         else:
-            cells += _with_captions(cell, known, titles, heading)
+            parts = _with_captions(cell, known, titles, heading)
+            if not begun or any(_is_shown_alone(part) for part in parts):
+                parts[0]["metadata"]["tags"] = ["hide-input"]
+            cells += parts
     notebook["cells"] = cells
     return json.dumps(notebook, ensure_ascii=False, indent=1).encode()
+
+
+def _is_shown_alone(part: dict) -> bool:
+    """A figure with its caption, or text: the code that makes them is folded."""
+    outputs = part["outputs"]
+    text = outputs and all("text/markdown" in output.get("data", ()) for output in outputs)
+    return bool(text) or "figure" in part["metadata"]["mystnb"]
 
 
 def _with_captions(cell: dict, known: dict[str, Float], titles: dict, heading: str) -> list[dict]:
