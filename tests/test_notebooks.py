@@ -115,6 +115,7 @@ def test_it_names_what_it_writes(path):
     figures = re.findall(r'out\.figure\(.*?"(\w+)"[,)]', code)
     tables = re.findall(r'out\.frame\(.*?"(\w+)"[,)]', code)
     written = {f"{name}.pdf" for name in figures} | {f"tables/{name}.tex" for name in tables}
+    written |= {f"{name}.tex" for name in re.findall(r'"""\, "(\w+)"\)', code)}
     if cells(path, tag="derivation"):
         written.add(f"derivations/{path.stem}.tex")
     assert set(re.findall(r"`([\w/]+\.(?:pdf|tex))`", cells(path, "markdown")[0].source)) == written

@@ -161,5 +161,5 @@ def test_only_cells_tagged_as_derivation_become_latex(library, profile, out):
     nbformat.write(nb, library / "02_a.ipynb")
     execute_stale(profile, lambda line: None)
     made = (figures_dir("smoke") / "derivations" / "02_a.tex").read_text()
-    assert made.splitlines()[1:] == ["\\subsection{Steps}", "", "So \\(a\\):", "", "\\[ b \\]"]
+    assert made.splitlines()[3:] == ["\\subsection{Steps}", "", "So \\(a\\):", "", "\\[ b \\]"]
     assert pages(profile)[0].state() == "fresh"

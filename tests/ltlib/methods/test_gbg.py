@@ -208,9 +208,9 @@ def test_without_batch_normalisation_each_group_has_a_pass_of_its_own(labels):
     torch.manual_seed(0)
     model, loss = Classifier(Alone(), CosineHead(4, 6)), grouped(3, scale=6.0)
     x, steps = X, []
+    loss.attach(model)
     for apart in (False, True):
-        if apart:
-            loss.attach(model)
+        loss._apart = apart
         model.zero_grad()
         model.backbone.rows = 0
         logits, features = loss.outputs(lambda x: model(x, return_features=True), x, labels)

@@ -156,5 +156,5 @@ def test_several_imbalance_factors(out):
 )
 @pytest.mark.parametrize("name", ["13_comparison_of_losses", "14_per_class", "15_thesis_tables"])
 def test_notebooks_of_half_finished_grids_run_through(name, changes, out, monkeypatch):
-    monkeypatch.setattr("IPython.display.display", lambda *shown: None)
+    monkeypatch.setattr("IPython.display.display", lambda *shown, **told: None)
     run(NOTEBOOKS / f"{name}.ipynb", changes, None)
