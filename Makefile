@@ -88,7 +88,7 @@ thesis: $(READY) ## a PDF of the results, chapter 5 of a thesis, from the record
 book-pdf: $(READY) ## a PDF of the whole book: prose, figures and tables (needs latexmk)
 	@$(WORKBOOK) book-pdf
 
-readme: $(READY) ## put the committed results into the README
+readme: $(READY) ## put the committed results into the README and docs/results.md
 	@$(WORKBOOK) readme
 
 all: $(READY) ## everything for PROFILE: runs, notebooks, figures, tables, HTML, PDF

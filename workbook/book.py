@@ -154,6 +154,9 @@ def _sources(profile: Profile, states: list[tuple[Page, str]]) -> dict[str, byte
     index.append(_toctree("How to", [f"docs/{path.stem}" for path in docs]))
     index.append(_toctree("Sources", ["references"]))
     files = {f"docs/{path.name}": path for path in docs}
+    for path in docs:  # and the pictures that they show
+        shown = re.findall(r"\]\(\.\./(figures/[\w/]+\.png)\)", path.read_text(encoding="utf-8"))
+        files |= {name: ROOT / name for name in shown}
     files |= {f"files/{path.name}": path for path in beside}
     files |= {"static/book.css": Path(__file__).with_name("book.css")}
     files |= {"references.bib": NOTEBOOKS / "references.bib"}

@@ -1,5 +1,5 @@
-"""Results for people with other tools: a CSV of all of them, LaTeX macros, and the results page of
-the README."""
+"""Results for people with other tools: a CSV of all of them, LaTeX macros, and what the README and
+the page of results show."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import textwrap
 
 import pandas as pd
 
+from ltlib import registry
 from ltlib.errors import ConfigError
 from ltlib.files import ROOT, figures_dir, output_root, results_dir, write_changed
+from ltlib.models import backbone_title
 from ltlib.report.grids import group_sets
 from ltlib.report.latex import latex_signs
 from ltlib.report.tables import SET_TITLES, Grid, number, summarise
@@ -20,12 +23,13 @@ from ltlib.runs.profiles import Profile, load_profile, profile_names
 from ltlib.runs.progress import run_state, unique_runs
 from ltlib.runs.records import load_record, load_records
 
+FURTHER = ("arconvl", "gbg", "pf_loss")  # what their profiles' names begin with
 REMADE = ("demo", "smoke")  # profiles whose records anyone makes in minutes: not kept
 
 DICTIONARY = {
     "profile": "profile that the run belongs to (`profiles`)",
     "dataset": "data set",
-    "protocol": "how training, validation and test sets are cut (README, Profiles)",
+    "protocol": "how training, validation and test sets are cut (docs/profiles.md)",
     "imbalance_factor": (
         "images of the most frequent class / images of the rarest, of the long-tailed training set"
     ),
@@ -177,18 +181,16 @@ def numbers_latex(profile: Profile) -> str:
     return text
 
 
-BEGIN, END = "<!-- results: made by `make readme` -->", "<!-- end of results -->"
-
-
-def readme_results() -> str:
-    """The README's results: for each profile whose records are kept, its table of groups, its
-    picture, and what to know beside them."""
-    profiles = [load_profile(name) for name in profile_names() if name not in REMADE]
+def results_page() -> str:
+    """For each profile whose records are kept, its table of groups, its picture, and what to know
+    beside them; the further methods last."""
+    names = [name for name in profile_names() if name not in REMADE]
+    profiles = [load_profile(name) for name in sorted(names, key=lambda n: n.startswith(FURTHER))]
     found = [(profile, load_records(profile)) for profile in profiles]
-    return "\n".join(_readme_part(profile, records) for profile, records in found if len(records))
+    return "\n".join(_part(profile, records) for profile, records in found if len(records))
 
 
-def _readme_part(profile: Profile, records: pd.DataFrame) -> str:
+def _part(profile: Profile, records: pd.DataFrame) -> str:
     shown = dataclasses.replace(
         profile,
         backbones=tuple(name for name in profile.backbones if name in set(records["backbone"])),
@@ -203,21 +205,21 @@ def _readme_part(profile: Profile, records: pd.DataFrame) -> str:
     if "longtailed" not in profile.train_sets:
         trained = f"on {protocol.balanced_count} images of each class"
     text = (
-        f"### `{profile.name}`\n\n{profile.title}. Trained {trained}, top-1 accuracy in"
+        f"## `{profile.name}`\n\n{profile.title}. Trained {trained}, top-1 accuracy in"
         f" percent on the balanced test; seeds {', '.join(map(str, shown.seeds))}. {spread}\n"
     )
-    text += " ".join(profile.deviations) + f"\n\n{_readme_grid(shown, records).markdown()}"
+    text += " ".join(profile.deviations) + f"\n\n{_grid(shown, records).markdown()}"
     states = [run_state(run) for run in unique_runs(profile)]
     if missing := sum(state != "done" for state in states):
         command = f"`make runs-list PROFILE={profile.name}`"
         text += f"\nMissing: {missing} of {len(states)} runs; {command} lists them.\n"
     picture = f"figures/{profile.name}/head_middle_tail.png"
     if (ROOT / picture).exists():
-        text += f"\n![Accuracy of head, middle and tail, profile {profile.name}]({picture})\n"
+        text += f"\n![Accuracy of head, middle and tail, profile {profile.name}](../{picture})\n"
     return text
 
 
-def _readme_grid(shown: Profile, records: pd.DataFrame) -> Grid:
+def _grid(shown: Profile, records: pd.DataFrame) -> Grid:
     grid, summary, protocol = Grid(shown), summarise(records), shown.protocols[0].name
     titles, one_seed = SET_TITLES | {"balanced": "All"}, len(shown.seeds) == 1
     train_set = "longtailed" if "longtailed" in shown.train_sets else "balanced"
@@ -227,12 +229,13 @@ def _readme_grid(shown: Profile, records: pd.DataFrame) -> Grid:
     return grid
 
 
-FOUND, FOUND_END = "<!-- finding: made by `make readme` -->", "<!-- end of finding -->"
 WAYS = {  # how much of a backbone moves: the profile, and its words
     "probe": "when it stays frozen",
     "light": "with small adapters beside its frozen weights",
     "whole": "when all of it is tuned",
 }
+SHORT = {"probe": "frozen", "light": "light", "whole": "whole"}
+LISTED = (*registry.LOSSES, "ldam_drw", "logit_adjusted")
 
 
 def finding() -> str:
@@ -257,22 +260,61 @@ def finding() -> str:
         for words in found
     ]
     tails = [accuracy(words, losses[1], "balanced_tail") for words in found]
-    return (
+    text = (
         "On CIFAR100-LT (imbalance factor 100), a ViT-Ti/16 with ImageNet weights and balanced"
         f" softmax is right on this share of the balanced test: {_and(parts)}. With softmax the"
         f" tail ends at {_and(tails)} %: how much moves matters, and so does the loss."
     )
+    return textwrap.fill(text, 100, break_on_hyphens=False)
 
 
 def _and(parts: list[str]) -> str:
     return ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + "".join(parts[-1:])
 
 
+def losses_table() -> str:
+    """The README's table: every loss on each backbone and way of tuning that has all seven, all
+    classes and the tail of CIFAR100-LT."""
+    columns = {}
+    for name, backbone in itertools.product(WAYS, ("mobilenetv2_100", "vit_tiny_patch16_224")):
+        profile = load_profile(name, [backbone], LISTED, protocols=["standard"])
+        found = summarise(load_records(profile))
+        place = "standard", "longtailed", backbone
+        if not all((*place, loss, "balanced") in found.index for loss in registry.LOSSES):
+            continue
+        for title, eval_set in (("all", "balanced"), ("tail", "balanced_tail")):
+            columns[f"{backbone_title(backbone)}, {SHORT[name]}: {title}"] = {
+                registry.title(loss): number(*found.loc[(*place, loss, eval_set), ["mean", "half"]])
+                for loss in LISTED
+                if (*place, loss, eval_set) in found.index
+            }
+    table = pd.DataFrame(columns, [registry.title(loss) for loss in LISTED]).fillna("–")
+    lines = ["| loss | " + " | ".join(table) + " |", "|---|" + "---:|" * table.shape[1]]
+    lines += [
+        f"| {loss} | {' | '.join(row)} |"
+        for loss, row in zip(table.index, table.values, strict=True)
+    ]
+    said = "Accuracy (%) on the balanced test, imbalance factor 100; ± is half the 95 % t interval"
+    return "\n".join([f"{said}\nover three seeds.", "", *lines])
+
+
+PLACES = {  # what `make readme` writes between marks: the page, and what is made
+    "finding": ("README.md", finding),
+    "losses": ("README.md", losses_table),
+    "results": ("docs/results.md", results_page),
+}
+
+
+def marked(name: str) -> str:
+    """What stands in a page between the marks of one of ``PLACES``, made anew."""
+    made = PLACES[name][1]().rstrip()
+    return f"<!-- {name}: made by `make readme` -->\n\n{made}\n\n<!-- end of {name} -->"
+
+
 def write_readme() -> None:
-    """Put :func:`finding` and :func:`readme_results` between their marks in the README."""
-    path = ROOT / "README.md"
-    text = path.read_text()
-    for begin, end, made in ((FOUND, FOUND_END, finding()), (BEGIN, END, readme_results())):
+    """Put what ``PLACES`` names into the README and into ``docs``."""
+    for name, (page, _) in PLACES.items():
+        text, new = (ROOT / page).read_text(), marked(name)
+        begin, end = (new.splitlines()[i] for i in (0, -1))
         before, _, rest = text.partition(begin)
-        text = f"{before}{begin}\n\n{made.rstrip()}\n\n{end}{rest.partition(end)[2]}"
-    write_changed(path, text)
+        write_changed(ROOT / page, f"{before}{new}{rest.partition(end)[2]}")

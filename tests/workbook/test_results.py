@@ -91,14 +91,36 @@ def test_macros_in_latex(out, smoke, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_readme_shows_the_committed_results(monkeypatch):
+@pytest.mark.parametrize("name", results.PLACES)
+def test_readme_and_results_page_show_the_committed_results(monkeypatch, name):
     monkeypatch.delenv("LTLIB_OUT", raising=False)
+    text = (ROOT / results.PLACES[name][0]).read_text()
+    assert results.marked(name) in text, "make readme puts them there"
+
+
+def test_the_readme_is_short_and_defines_its_words():
     text = (ROOT / "README.md").read_text()
-    of_profiles, first = results.readme_results().rstrip(), results.finding()
-    assert f"{results.BEGIN}\n\n{of_profiles}\n\n{results.END}" in text, (
-        "make readme puts them there"
+    prose = text.partition("<!-- losses")[0] + text.partition("<!-- end of losses -->")[2]
+    assert len(prose.split()) < 1000
+    assert all(
+        len(line) <= 100 for line in prose.splitlines() if "![" not in line and "<!" not in line
     )
-    assert f"{results.FOUND}\n\n{first}\n\n{results.FOUND_END}" in text, "make readme puts it there"
+    first_table = text.index("| loss |")
+    for word in ("**head**", "**tail**", "**middle**", "**imbalance factor**", "*balanced* test"):
+        assert 0 < text.index(word) < first_table
+
+
+def test_the_table_of_losses_has_what_has_all_seven(out):
+    losses = results.LISTED
+    for run in load_profile("probe", ["vit_tiny_patch16_224"], losses).configs():
+        if (run.protocol.name, run.train_set) == ("standard", "longtailed"):
+            store(run, 0.5 + 0.01 * run.seed)
+    for run in load_profile("light", ["vit_tiny_patch16_224"], ["softmax"]).configs():
+        store(run, 0.7)
+    lines = results.losses_table().splitlines()
+    assert lines[3] == "| loss | ViT-Ti/16, frozen: all | ViT-Ti/16, frozen: tail |"
+    assert lines[5] == "| Softmax | 51.0 ± 2.5 | – |"
+    assert len(lines) == 5 + len(losses)
 
 
 def test_the_first_result_says_what_the_records_say(out):
@@ -106,7 +128,7 @@ def test_the_first_result_says_what_the_records_say(out):
         for run in load_profile(name, ["vit_tiny_patch16_224"], ["balanced_softmax"]).configs():
             if (run.protocol.name, run.train_set) == ("standard", "longtailed"):
                 store(run, accuracy + 0.01 * run.seed)
-    said = results.finding()
+    said = " ".join(results.finding().split())
     assert "61.0 ± 2.5 % when it stays frozen (tail: – %) and 71.0 ± 2.5 % with small" in said
     assert "the tail ends at – and – %" in said
 
