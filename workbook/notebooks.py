@@ -33,6 +33,7 @@ NOTEBOOKS = ROOT / "notebooks"
 PER_BACKBONE = ("11_finetune",)
 # profiles whose records a notebook reads beside those of its own
 READS = {
+    "00_how_to_read": ("probe", "light"),
     "19_gbg_experiments": ("light", "whole"),
     "20_how_much_should_move": (
         *("probe", "probe_draws", "light", "light_224", "light_same_size", "light_draws"),

@@ -83,7 +83,7 @@ SOURCES = {
     "01_odd": [
         '# A < B & "C"\n\n**Question.** Is $a < b$,\nor & "both"? More of it.\n\nNot this?',
         '## When $p < q$ & "x" <y>\n\ntext',
-        f"Above\n{WIDE}\nbelow; `$z$` costs 5 $ and 6 $.",
+        f"Above\n{WIDE}\nbelow; `$z$` costs 5 $ and 6 $. See `12_plain`, `13_none`.",
         "[(1.1)](#eq-1.1), [Figure](#figure-odd), [Table](#table-odd)\n$$ a = b \\tag{1.1} $$\nso.",
         EXERCISE,
     ],
@@ -225,6 +225,12 @@ def test_formulas_are_found_and_code_stays(built):
     assert "a_{59}" in page.select_one("div.math").get_text()
     assert "<code" in str(page.find(string="$z$").find_parent("code"))
     assert "costs 5 $ and 6 $" in page.get_text()
+
+
+def test_pages_that_are_named_are_linked(built):
+    linked = [a["href"] for a in read(built[0] / "01_odd.html").select("main p a.reference")]
+    assert "12_plain.html" in linked
+    assert "13_none.html" not in linked
 
 
 def test_a_solution_is_inside_its_details(built):
