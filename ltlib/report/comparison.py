@@ -88,7 +88,7 @@ def _paired_gain(better, worse, runs: Sequence[RunConfig], group: str, n: int) -
     if len(differences) > 1:
         over_seeds = student(len(differences)) * scipy.stats.sem(differences)
     half = np.hypot(scipy.stats.norm.ppf(0.975) * paired, over_seeds)
-    return Gain(100 * float(differences.mean()), 100 * float(half))
+    return Gain(100 * float(differences.mean()), 100 * float(half), len(differences))
 
 
 def _paired_error(runs: Sequence[RunConfig], group: str) -> float | None:
@@ -189,7 +189,7 @@ def answers(comparison: Comparison, agreement: str = "") -> str:
         _goal_1(comparison),
         "*Hypothesis, second sentence, and goal 2.*",
         "\n".join(f"- {sentence}" for sentence in goal_2 if sentence),
-        "*Goal 3.* What is not beaten beyond noise, by the accuracy that counts:",
+        "*Goal 3.* Losses that no other outperforms by more than noise, by the group that counts:",
         "\n".join(_goal_3(comparison)),
     ]
     return "\n\n".join(paragraphs)
@@ -231,16 +231,28 @@ def _verdict(comparison: Comparison) -> str:
     holds, fails, open_ = _sorted_out(comparison, "all")
     shared = ("softmax", *comparison.shared)
     absent = [loss for loss in comparison.profile.losses if loss not in shared]
+    count = len(comparison.gains)
+    where = f"In all {count} blocks" if count > 1 else "In the one block"
     text = (
-        f"**Verdict.** In all {len(comparison.gains)} blocks a better tail and no lower overall"
-        f" accuracy: {holds}. A lower tail or overall accuracy in some block: {fails}. Not decided:"
-        f" {open_}."
+        f"**Verdict.** {where} a better tail and no lower overall accuracy: {holds}. A lower tail"
+        f" or overall accuracy in some block: {fails}. Not decided: {open_}."
     )
+    if any(cell.seeds < 2 for cell in _cells(comparison)):
+        text += (
+            " With one seed nothing is decided: how much training again would change is not known."
+        )
     if len({backbone for _, backbone in comparison.gains}) == 1:
         text += ' One architecture only: of "diverse architectures" this says nothing.'
     if absent:
         text += f" Not run in every block, and left out here: {comparison.names(absent)}."
     return text + " Each interval stands for itself; they are not corrected for their number."
+
+
+def _cells(comparison: Comparison) -> Iterable[Gain]:
+    """Every gain that there is."""
+    for by_loss in comparison.gains.values():
+        for cells in by_loss.values():
+            yield from (cell for cell in cells.values() if cell.known)
 
 
 def _goal_1(comparison: Comparison) -> str:
@@ -267,7 +279,8 @@ def _spread(comparison: Comparison) -> str:
     if not gaps:
         return "One architecture only: its influence cannot be told from these runs."
     points, loss, low, high, found = max(gaps, key=lambda gap: gap[0])
-    gap = Gain(points, float(np.hypot(found[high].half, found[low].half)))
+    seeds = min(found[high].seeds, found[low].seeds)
+    gap = Gain(points, float(np.hypot(found[high].half, found[low].half)), seeds)
     return (
         "The gain of one loss in the tail differs most between architectures for"
         f" {comparison.profile.loss_title(loss)}: {found[low]} with {backbone_title(low)},"
@@ -295,7 +308,7 @@ def _imbalance(comparison: Comparison) -> str:
         )
     means = [f"{signed(x)} at IF {comparison.factor(name)}" for name, x in common.mean().items()]
     return (
-        f"Mean gain in the tail over the {len(common)} pairs of backbone and loss that every factor"
+        f"Mean gain in the tail of every backbone and loss ({len(common)} in all) that every factor"
         f" has: {', '.join(means)} points."
     )
 

@@ -83,10 +83,13 @@ def signed(points: float) -> str:
 
 @dataclass(frozen=True)
 class Gain:
-    """What one method gains over another, in points: the mean, and half its 95 % interval."""
+    """What one method gains over another, in points: the mean, half its 95 % interval, and over how
+    many seeds. Of one seed the interval holds the finite test set alone, and training again could
+    change the sign, so that nothing is decided."""
 
     mean: float
     half: float
+    seeds: int = 2
 
     @classmethod
     def of(cls, better: pd.Series, worse: pd.Series) -> Gain:
@@ -103,8 +106,8 @@ class Gain:
 
     @property
     def decided(self) -> bool:
-        """Whether the interval does not hold 0."""
-        return abs(self.mean) > self.half
+        """Whether the interval does not hold 0, over two seeds or more."""
+        return self.seeds > 1 and abs(self.mean) > self.half
 
     def word(self, up: str = "better", down: str = "worse") -> str:
         """``up``, ``down``, or "undecided" where the interval holds 0."""

@@ -28,6 +28,9 @@ def profile_of(**changes):
     return load_profile("smoke", **({"losses": ["softmax", "focal", "ldam"]} | changes))
 
 
+TWO = {"seeds": [0, 1]}
+
+
 def gain_of(profile, *parts, loss="focal", group="all"):
     return gain(profile, records(*parts), BLOCK, loss, group)
 
@@ -36,7 +39,15 @@ def test_one_seed_without_predictions_has_the_noise_of_two_tests(out):
     found = gain_of(profile_of(), of("softmax", 0.5), of("focal", 0.6))
     assert found.mean == pytest.approx(10)
     assert found.half == pytest.approx(9.7, abs=0.1)  # 1.96 sqrt(0.5 0.5 / 202 + 0.6 0.4 / 202)
-    assert found.word() == "better"
+
+
+def test_one_seed_decides_nothing_and_two_that_agree_do(out):
+    one = gain_of(profile_of(), of("softmax", 0.5), of("focal", 0.6))
+    assert one.mean > one.half
+    assert (one.word(), one.starred()[-1]) == ("undecided", "7")
+    two = gain_of(profile_of(seeds=[0, 1]), of("softmax", 0.5, 0.5), of("focal", 0.6, 0.6))
+    assert two.half == pytest.approx(one.half)
+    assert (two.word(), two.starred()[-1]) == ("better", "*")
 
 
 def test_seeds_widen_the_interval(out):
@@ -90,10 +101,10 @@ def test_what_is_missing_has_no_gain(out):
 
 
 def both(loss, value, backbone=BLOCK[1], **other):
-    """The accuracy of all classes, of the head and of the tail."""
+    """The accuracy of all classes, of the head and of the tail, the same with both seeds."""
     sets = ("balanced", "balanced_tail", "balanced_head")
     other |= {"backbone": backbone, "n": 10_000}
-    return [of(loss, value, eval_set=name, **other) for name in sets]
+    return [of(loss, value, value, eval_set=name, **other) for name in sets]
 
 
 def text_of(profile, *parts, agreement=""):
@@ -105,7 +116,7 @@ def test_a_loss_that_is_not_run_everywhere_is_not_called_a_failure(out):
     parts = [
         both(loss, value, x) for loss, value in (("softmax", 0.5), ("focal", 0.6)) for x in (a, b)
     ]
-    text = text_of(profile_of(), *parts, both("ldam", 0.7, a), agreement="They agree.")
+    text = text_of(profile_of(**TWO), *parts, both("ldam", 0.7, a), agreement="They agree.")
     assert "In all 2 blocks a better tail and no lower overall accuracy: Focal." in text
     assert "A lower tail or overall accuracy in some block: none." in text
     assert "Not run in every block, and left out here: LDAM." in text
@@ -114,12 +125,19 @@ def test_a_loss_that_is_not_run_everywhere_is_not_called_a_failure(out):
 
 def test_noise_is_undecided_and_one_architecture_is_said_to_be_one(out):
     parts = both("softmax", 0.5), both("focal", 0.501), both("ldam", 0.4)
-    text = text_of(profile_of(), *parts)
+    text = text_of(profile_of(**TWO), *parts)
     assert "some block: LDAM. Not decided: Focal. One architecture only" in text
     assert (
         "- ResNetV2 (small): all classes Softmax, Focal; head Softmax, Focal; tail Softmax, Focal."
         in text
     )
+
+
+def test_of_one_seed_the_answers_say_that_nothing_is_decided(out):
+    parts = [of(loss, value, n=10_000) for loss, value in (("softmax", 0.5), ("focal", 0.7))]
+    text = answers(compare(profile_of(), records(*parts)))
+    assert "In the one block a better tail and no lower overall accuracy: none." in text
+    assert "With one seed nothing is decided" in text
 
 
 def test_the_spread_over_architectures_compares_one_loss_at_one_factor(out):
@@ -128,18 +146,18 @@ def test_the_spread_over_architectures_compares_one_loss_at_one_factor(out):
     parts = [
         both(loss, v, x) for loss, pair in values.items() for v, x in zip(pair, (a, b), strict=True)
     ]
-    line = re.search(r"- The gain of one loss.*", text_of(profile_of(), *parts))[0]
+    line = re.search(r"- The gain of one loss.*", text_of(profile_of(**TWO), *parts))[0]
     assert "for Focal: +10.0 ± 1.4 with ResNetV2 (small), +30.0 ± 1.3 with ConvNeXt (small)" in line
     assert "+20.0 ± 1.9, is more than noise" in line
 
 
 def test_several_imbalance_factors(out):
-    profile = profile_of(protocols=["thesis", "thesis_if2"])
+    profile = profile_of(protocols=["thesis", "thesis_if2"], **TWO)
     assert list(first_protocols(profile).values()) == ["thesis", "thesis_if2"]
     other = [both(*part, protocol="thesis_if2") for part in (("softmax", 0.5), ("focal", 0.55))]
     text = text_of(profile, both("softmax", 0.5), both("focal", 0.6), *other)
     assert (
-        "Mean gain in the tail over the 1 pairs of backbone and loss that every factor has: +10.0"
+        "Mean gain in the tail of every backbone and loss (1 in all) that every factor has: +10.0"
         f" at IF {profile.protocols[0].imbalance_factor:g}, +5.0 at IF 2 points." in text
     )
 
