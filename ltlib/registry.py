@@ -20,6 +20,7 @@ class Entry:
     where       "module:Class", imported when the loss is first built
     title       in tables and figures; short: where columns are narrow
     color       of its line in figures, "#rrggbb"
+    marker      of its points in figures, as matplotlib names them
     heads       those that its logits allow, the first one the default
     version     of the formula. A changed formula gets the next number, and so other run ids
     deferrable  whether ``<name>_drw``, its weights deferred to the last epochs, is a variant
@@ -30,6 +31,7 @@ class Entry:
     title: str
     short: str
     color: str
+    marker: str = "."
     heads: tuple[str, ...] = ("linear", "scaled_cosine", "distance")
     version: int = 1
     deferrable: bool = False
@@ -41,22 +43,24 @@ def _by_name(*entries: Entry) -> dict[str, Entry]:
 
 # colours: seaborn's "colorblind" palette in its order, then darker shades of it
 LOSSES = _by_name(
-    Entry("softmax", "ltlib.losses.softmax:Softmax", "Softmax", "Soft", "#0173b2"),
+    Entry("softmax", "ltlib.losses.softmax:Softmax", "Softmax", "Soft", "#0173b2", "o"),
     Entry(
         "weighted_softmax",
         "ltlib.losses.weighted_softmax:WeightedSoftmax",
         "Weighted softmax",
         "Weight",
         "#de8f05",
+        "s",
         deferrable=True,
     ),
-    Entry("focal", "ltlib.losses.focal:Focal", "Focal", "Focal", "#029e73", deferrable=True),
+    Entry("focal", "ltlib.losses.focal:Focal", "Focal", "Focal", "#029e73", "D", deferrable=True),
     Entry(
         "class_balanced",
         "ltlib.losses.class_balanced:ClassBalanced",
         "Class-balanced",
         "CB",
         "#d55e00",
+        "^",
         deferrable=True,
     ),
     Entry(
@@ -65,6 +69,7 @@ LOSSES = _by_name(
         "Balanced softmax",
         "BalSoft",
         "#cc78bc",
+        "v",
     ),
     Entry(
         "ldam",
@@ -72,36 +77,55 @@ LOSSES = _by_name(
         "LDAM",
         "LDAM",
         "#ca9161",
+        "P",
         heads=("cosine",),
         deferrable=True,
     ),
     Entry(
-        "equalization", "ltlib.losses.equalization:Equalization", "Equalization", "EQL", "#fbafe4"
+        "equalization",
+        "ltlib.losses.equalization:Equalization",
+        "Equalization",
+        "EQL",
+        "#fbafe4",
+        "X",
     ),
 )
 
 METHODS = _by_name(
-    Entry("pf", "ltlib.methods.pf:PF", "PF-loss", "PF", "#56b4e9"),
-    Entry("gcpl", "ltlib.methods.distance:GCPL", "GCPL", "GCPL", "#7f7f00", heads=("distance",)),
+    Entry("pf", "ltlib.methods.pf:PF", "PF-loss", "PF", "#56b4e9", "*"),
+    Entry(
+        "gcpl", "ltlib.methods.distance:GCPL", "GCPL", "GCPL", "#7f7f00", "<", heads=("distance",)
+    ),
     Entry(
         "affinity",
         "ltlib.methods.distance:Affinity",
         "Affinity",
         "Affinity",
         "#8c0800",
+        ">",
         heads=("distance",),
     ),
     Entry(
-        "arconvl", "ltlib.methods.arconvl:ARConvL", "ARConvL", "ARC", "#591e71", heads=("distance",)
+        "arconvl",
+        "ltlib.methods.arconvl:ARConvL",
+        "ARConvL",
+        "ARC",
+        "#591e71",
+        "h",
+        heads=("distance",),
     ),
-    Entry("gbg", "ltlib.methods.gbg:GBG", "GBG", "GBG", "#12711c", heads=("cosine",), version=2),
+    Entry(
+        "gbg", "ltlib.methods.gbg:GBG", "GBG", "GBG", "#12711c", "d", heads=("cosine",), version=2
+    ),
 )
 
 ENTRIES = LOSSES | METHODS
 LOSS_NAMES, METHOD_NAMES = tuple(LOSSES), tuple(METHODS)
 
 DRW = "_drw"  # deferred re-weighting (Cao et al. 2019): a variant of a loss, not a loss
-_ADJUSTED = {"logit_adjusted": ("Logit adjustment", "LA", "#949494")}  # of the softmax run
+# of the softmax run; a deferred variant has its loss's colour and a marker of its own
+_ADJUSTED = {"logit_adjusted": ("Logit adjustment", "LA", "#949494", "p")}
+_DEFERRED_MARKERS = {"ldam": "H", "class_balanced": "1", "weighted_softmax": "2", "focal": "3"}
 VARIANTS = (*(e.name + DRW for e in ENTRIES.values() if e.deferrable), *_ADJUSTED)
 
 
@@ -158,3 +182,10 @@ def color(name: str) -> str:
     if name in _ADJUSTED:
         return _ADJUSTED[name][2]
     return ENTRIES[name.removesuffix(DRW) if name in VARIANTS else name].color
+
+
+def marker(name: str) -> str:
+    """The marker of a loss, method or variant, of its own. Raises KeyError for another name."""
+    if name in _ADJUSTED:
+        return _ADJUSTED[name][3]
+    return _DEFERRED_MARKERS[name.removesuffix(DRW)] if name in VARIANTS else ENTRIES[name].marker

@@ -122,7 +122,8 @@ def book(profile: Profile) -> str:
 
 def _head(profile: Profile, kind: str) -> str:
     count = sum(run_state(run) != "done" for run in unique_runs(profile))
-    state = f"{count} runs are missing: dashes stand for them."
+    missing = "1 run is" if count == 1 else f"{count} runs are"
+    state = f"{missing} missing: dashes stand for them."
     folder = build_dir(profile.name) / "thesis"
     word = "seed" if len(profile.seeds) == 1 else "seeds"
     return _fill(

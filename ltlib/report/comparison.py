@@ -23,6 +23,7 @@ from ltlib.runs.records import computed_as, load_predictions, load_record
 
 Block = tuple[str, str]  # protocol, backbone
 ALL_AND_GROUPS = ("all", *GROUPS)
+MARGIN = 1.0  # points: what is lower by less for sure counts as not lower
 WORDS = {"better": "raised by", "worse": "lowered by", "undecided": "undecided for"}
 
 
@@ -210,21 +211,27 @@ def _gains_by_block(comparison: Comparison) -> list[str]:
 
 
 def _sorted_out(comparison: Comparison, group: str) -> tuple[str, str, str]:
-    """Names of the shared losses: those that raise the tail for sure and do not lower ``group``, in
-    every block; those that for sure lower one of the two in some block; the others.
+    """Names of the shared losses: those that raise the tail for sure and for sure do not lower
+    ``group`` by ``MARGIN`` or more, in every block; those that for sure lower one of the two in
+    some block; the others.
     """
     holds, fails, open_ = [], [], []
     for loss in comparison.shared:
         cells = [by_loss[loss] for by_loss in comparison.gains.values()]
         pairs = [(cell["tail"], cell[group]) for cell in cells]
         pairs = [(tail, other) for tail, other in pairs if tail.known and other.known]
-        if pairs and all(tail.word() == "better" and other.mean >= 0 for tail, other in pairs):
+        if pairs and all(tail.word() == "better" and _not_lower(other) for tail, other in pairs):
             holds.append(loss)
         elif any("worse" in (tail.word(), other.word()) for tail, other in pairs):
             fails.append(loss)
         else:
             open_.append(loss)
     return comparison.names(holds), comparison.names(fails), comparison.names(open_)
+
+
+def _not_lower(found: Gain) -> bool:
+    """Non-inferiority: the whole interval lies above -MARGIN, over two seeds or more."""
+    return found.seeds > 1 and found.mean - found.half > -MARGIN
 
 
 def _verdict(comparison: Comparison) -> str:
@@ -234,8 +241,9 @@ def _verdict(comparison: Comparison) -> str:
     count = len(comparison.gains)
     where = f"In all {count} blocks" if count > 1 else "In the one block"
     text = (
-        f"**Verdict.** {where} a better tail and no lower overall accuracy: {holds}. A lower tail"
-        f" or overall accuracy in some block: {fails}. Not decided: {open_}."
+        f"**Verdict.** {where} a better tail, and an overall accuracy that is not lower by"
+        f" {MARGIN:g} point or more: {holds}. A lower tail or overall accuracy in some block:"
+        f" {fails}. Not decided: {open_}."
     )
     if any(cell.seeds < 2 for cell in _cells(comparison)):
         text += (
@@ -258,8 +266,9 @@ def _cells(comparison: Comparison) -> Iterable[Gain]:
 def _goal_1(comparison: Comparison) -> str:
     holds, fails, open_ = _sorted_out(comparison, "head")
     return (
-        f"*Goal 1.* A better tail and no lower head in every block: {holds}. A lower head or tail"
-        f" in some block: {fails}. Not decided: {open_}. (table of gains, columns Head and Tail)"
+        f"*Goal 1.* A better tail, and a head that is not lower by {MARGIN:g} point or more, in"
+        f" every block: {holds}. A lower head or tail in some block: {fails}. Not decided: {open_}."
+        " (table of gains, columns Head and Tail)"
     )
 
 

@@ -81,6 +81,11 @@ class BackboneOf:
         return self._runs.config(backbone, self.loss, train_set, seed, protocol).id
 
 
+# of a profile's own methods in figures: seaborn's "dark" palette, and markers in turn
+OWN_COLORS = ("#001c7f", "#b1400d", "#12711c", "#8c0800", "#591e71", "#592f0d", "#a23582")
+OWN_MARKERS = "osD^vP*Xd<>h"
+
+
 @checked
 class Profile:
     """A named set of runs. ``configs()`` lists them; ``deviations`` are printed beside its results.
@@ -215,6 +220,14 @@ class Profile:
         """What tables and figures call a loss, a variant or a method of this profile."""
         own = self.methods.get(name)
         return own.title or name if own else registry.title(name)
+
+    def loss_style(self, name: str) -> dict[str, str]:
+        """ "color" and "marker" of a loss or variant, the same in every figure; of this profile's
+        own methods by their place among them."""
+        if name not in self.methods:
+            return {"color": registry.color(name), "marker": registry.marker(name)}
+        place = list(self.methods).index(name)
+        return {"color": OWN_COLORS[place % len(OWN_COLORS)], "marker": OWN_MARKERS[place % 12]}
 
     def short_title(self, name: str) -> str:
         """The same where columns are narrow."""

@@ -160,3 +160,12 @@ def test_the_readmes_loop_of_your_own_runs(capsys):
     section = (ROOT / "README.md").read_text().partition("## A loss of ours in your own loop")[2]
     exec(re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1), {})
     assert float(capsys.readouterr().out.split()[-1]) < 1  # it starts above 10
+
+
+def test_every_loss_has_a_colour_and_a_marker_of_its_own():
+    names = (*registry.ENTRIES, *registry.VARIANTS)
+    markers = [registry.marker(name) for name in names]
+    assert len(set(markers)) == len(names)
+    colors = {registry.color(name) for name in (*registry.ENTRIES, "logit_adjusted")}
+    assert len(colors) == len(registry.ENTRIES) + 1
+    assert registry.color("ldam_drw") == registry.color("ldam")
