@@ -262,7 +262,7 @@ def test_whole_numbers_are_taken_where_a_number_is_wanted(load):
         (
             "seeds = ",
             "notebooks = ['19_gb']\nseeds = ",
-            r"notebooks = '19_gb': expected one of 01_.*did you mean '19_gbg'",
+            r"notebooks = '19_gb': expected one of 00_.*did you mean '19_gbg'",
         ),
         (
             "[recipe]",
