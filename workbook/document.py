@@ -97,8 +97,9 @@ def results(profile: Profile) -> str:
     for title, entries in shown.items():
         prose = _quotes(profile) if entries and title == "Accuracy" else ""
         parts.append(_section(title, prose, _floats(profile, entries, captions)))
-    answers = figures_dir(profile.name) / "answers.tex"
-    parts.append(_section("Answers", "\\input{\\figures/answers}\n" * answers.exists(), ""))
+    for title, name in (("Which loss to take", "advice"), ("Answers", "answers")):
+        there = (figures_dir(profile.name) / f"{name}.tex").exists()
+        parts.append(_section(title, f"\\input{{\\figures/{name}}}\n" * there, ""))
     parts.append(DISCUSSION)
     if missing := missing_runs(profile):
         items = "".join(f"\\item {_escape(line)}\n" for line in missing)

@@ -175,6 +175,43 @@ def gains_table(comparison: Comparison) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=columns)
 
 
+def advice(comparison: Comparison) -> str:
+    """Which loss to take with each backbone, by what is wanted, in Markdown: where every class
+    counts the same, where the head must not fall, and where nothing can be trained again.
+    """
+    lines = []
+    for block, by_loss in comparison.gains.items():
+        over = {loss: cells["all"].mean for loss, cells in by_loss.items()} | {"softmax": 0.0}
+        best = max(over, key=lambda loss: over[loss])
+        rivals = [loss for loss in comparison.profile.losses if loss in over and loss != best]
+        equal = [x for x in rivals if not _gain_over(comparison, block, best, x).decided]
+        safe = [x for x, cells in by_loss.items() if _not_lower(cells["head"])]
+        careful = max(["softmax", *safe], key=lambda x: by_loss[x]["tail"].mean if x in safe else 0)
+        parts = [
+            f"every class counts the same: {_told(comparison, block, best, 'all')}, not told apart"
+            f" from it: {comparison.names(equal)}",
+            f"the head must not fall: {_told(comparison, block, careful, 'tail')}",
+        ]
+        if "logit_adjusted" in by_loss:
+            adjusted = _told(comparison, block, "logit_adjusted", "all")
+            parts.append(f"nothing can be trained again: {adjusted}")
+        lines.append(f"- **{comparison.title(block)}**: {'; '.join(parts)}.")
+    return "\n".join(lines) or "No block has softmax and another loss yet."
+
+
+def _gain_over(comparison: Comparison, block: Block, loss: str, rival: str) -> Gain:
+    return gain(comparison.profile, comparison.records, block, loss, "all", rival)
+
+
+def _told(comparison: Comparison, block: Block, loss: str, group: str) -> str:
+    """A loss, and what it gains over softmax."""
+    title = comparison.profile.loss_title(loss)
+    if loss == "softmax":
+        return title
+    where = "all classes" if group == "all" else group
+    return f"{title} ({comparison.gains[block][loss][group]} points, {where})"
+
+
 def answers(comparison: Comparison, agreement: str = "") -> str:
     """The thesis's hypothesis and three goals, answered by the gains, in Markdown; ``agreement``: a
     sentence on the ranks.

@@ -10,6 +10,7 @@ from stored import store
 from test_notebooks import run
 
 from ltlib.report.comparison import (
+    advice,
     answers,
     compare,
     first_protocols,
@@ -189,3 +190,27 @@ def test_not_lower_means_that_the_whole_interval_is_above_a_point_below(out):
             parts += [of("focal", 0.6, 0.6, eval_set=name, n=images)]
         text = answers(compare(profile_of(**TWO), records(*parts)))
         assert f"not lower by 1 point or more: {held}. A lower" in text
+
+
+def test_advice_says_what_to_take_for_what(out):
+    """LDAM is best; focal raises the tail without lowering the head; adjusting is a bit worse."""
+    values = {  # all, head, tail
+        "softmax": (0.5, 0.8, 0.2),
+        "focal": (0.52, 0.8, 0.3),
+        "ldam": (0.6, 0.7, 0.5),
+        "logit_adjusted": (0.6, 0.6, 0.5),
+    }
+    sets = ("balanced", "balanced_head", "balanced_tail")
+    parts = [
+        of(loss, value, value, eval_set=name, n=1_000_000)
+        for loss, of_loss in values.items()
+        for name, value in zip(sets, of_loss, strict=True)
+    ]
+    profile = profile_of(losses=list(values), **TWO)
+    assert advice(compare(profile, records(*parts))) == (
+        "- **ResNetV2 (small)**: every class counts the same: LDAM (+10.0 ± 0.1 points, all"
+        " classes), not told apart from it: Logit adjustment; the head must not fall: Focal"
+        " (+10.0 ± 0.1 points, tail); nothing can be trained again: Logit adjustment (+10.0 ± 0.1"
+        " points, all classes)."
+    )
+    assert advice(compare(profile, records())).startswith("No block")
