@@ -31,6 +31,7 @@ class Output:
 
     A caption is Markdown. It is shown with what it belongs to, and the book and the printed
     documents take it, with its number, from the executed notebook (``workbook.floats``).
+    A table of dashes alone, whose runs are not there yet, is neither shown nor saved.
     seeds, first, tested: what captions say of the profile, "seeds 0, 1, 2", "seed 0" and "the
     balanced test", or "its test" of imported photographs.
     """
@@ -76,6 +77,8 @@ class Output:
         """
         from IPython.display import display
 
+        if _is_empty(frame, name):
+            return
         shown, printed = frame.style, frame.style
         if css is not None:
             on_paper = css.replace(r"light-dark\((#\w+).*\)", r"\1", regex=True)
@@ -99,13 +102,15 @@ class Output:
 
         plain = "markdown-auto_identifiers"
         latex = pypandoc.convert_text(markdown, "latex", plain, extra_args=["--wrap=none"])
-        self._save(name, TIGHTLIST + latex)
+        self._save(name, TIGHTLIST + latex_signs(latex))
         display(Markdown(markdown))
 
     def table(self, grid: Grid, name: str, notes: Iterable[str] = (), *, caption: str) -> None:
         """Save as ``tables/<name>.tex``, with notes on the seeds and on the profile."""
         from IPython.display import display
 
+        if _is_empty(grid.frame(), name):
+            return
         seeds = self.profile.seeds
         spread = " Mean ± half the 95 % t interval over seeds." if len(seeds) > 1 else ""
         counted = f"Seeds: {', '.join(map(str, seeds))}.{spread}"
@@ -125,3 +130,11 @@ class Output:
     def _save(self, name: str, latex: str) -> None:
         with atomic_path(self.folder / f"{name}.tex") as partial:
             partial.write_text(latex)
+
+
+def _is_empty(table: pd.DataFrame, name: str) -> bool:
+    """Whether there is nothing but dashes in it; if so, that is said."""
+    empty = bool(table.size) and bool((table == "–").all(axis=None))
+    if empty:
+        print(f"{name}: no run yet, and no table")
+    return empty

@@ -58,10 +58,11 @@ def test_tables_of_prose_have_the_given_widths(folder, profile):
 
 
 def test_prose_becomes_latex(folder, profile):
-    Output(profile).text("*One* & two:\n\n- a\n- b\n", "prose")
+    Output(profile).text("*One* & two, −3 ± 1:\n\n- a\n- b\n", "prose")
     latex = (folder / "prose.tex").read_text()
+    assert "$-$3\\,$\\pm$\\,1" in latex
     assert latex.startswith("\\providecommand{\\tightlist}")
-    assert "\\emph{One} \\& two:" in latex
+    assert "\\emph{One} \\& two, " in latex
     assert "\\item" in latex
 
 
@@ -87,3 +88,17 @@ def test_captions_can_name_the_seeds(profile):
         "seed 0",
         "the balanced test",
     )
+
+
+def test_a_table_of_dashes_alone_is_neither_shown_nor_saved(folder, profile, capsys):
+    dashes = pd.DataFrame({"a": ["–", "–"]})
+    Output(profile).frame(dashes, "none", caption="")
+    grid = Grid(profile)
+    grid.add(("A", "x"), {})
+    Output(profile).table(grid, "grid", caption="")
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["none: no run yet, and no table", "grid: no run yet, and no table"]
+    assert not (folder / "tables" / "none.tex").exists()
+    dashes.iloc[0] = "1"
+    Output(profile).frame(dashes, "one", caption="")
+    assert (folder / "tables" / "one.tex").exists()
