@@ -13,7 +13,15 @@ from ltlib.hooks import Hook
 from ltlib.losses import build_loss, class_balanced_weights
 from ltlib.models import Classifier, build_backbone, build_head
 from ltlib.runs.profiles import load_profile
-from ltlib.training import Diverged, Training, build_optimizer, fit, schedule_factor
+from ltlib.training import (
+    Diverged,
+    Training,
+    build_optimizer,
+    fit,
+    predict,
+    predict_with_features,
+    schedule_factor,
+)
 from ltlib.training import train as train_with
 
 # the loop
@@ -255,3 +263,14 @@ def test_a_compiled_model_trains_as_the_plain_one_does(monkeypatch):
         fit_blobs(model, loss, dataclasses.replace(RECIPE, epochs=1, compile=compile))
         weights.append(model.weight)
     assert torch.allclose(*weights, atol=1e-6)
+
+
+def test_predictions_come_with_the_features_that_they_are_made_of():
+    x, labels = blobs()
+    model = Classifier(torch.nn.Linear(5, 4), build_head("linear", 4, 3)).train()
+    batches = FeatureBatches(x, labels, 7)
+    logits, features = predict_with_features(model, batches)
+    assert not model.training
+    assert torch.equal(logits, predict(model, batches))
+    torch.testing.assert_close(features, model.backbone(x).detach())
+    torch.testing.assert_close(logits, model.head(features).detach())

@@ -30,6 +30,26 @@ def test_every_combination_is_tried_on_the_long_tail_with_one_seed():
     } == {(0.1, 1.0, "longtailed", 0, "smoke/tune")}
 
 
+def test_several_seeds_are_tried_where_the_profile_asks_for_them():
+    base = dataclasses.replace(profile(lr=[0.1]), seeds=(0, 1, 2), tune_seeds=(1, 2))
+    ((_, trial),) = trials(base)
+    assert trial.seeds == (1, 2)
+    ((_, trial),) = trials(dataclasses.replace(base, tune_seeds=()))
+    assert trial.seeds == (0,)
+
+
+@pytest.mark.slow
+def test_the_choice_is_the_mean_over_losses_and_seeds(out):
+    base = dataclasses.replace(profile(lr=[1.0e-12, 1.0e-2], epochs=[3]), tune_seeds=(0, 1))
+    said = []
+    table = tune(base, 1, said.append)
+    assert sorted(set(table["seed"])) == [0, 1]
+    means = table.groupby("lr")["val_acc"].mean()
+    assert set(table.loc[table["chosen"], "lr"]) == {means.idxmax()}
+    assert table["chosen"].sum() == 4  # two losses, two seeds
+    assert any(f"{100 * means.max():.1f} %" in line for line in said)
+
+
 def test_logit_adjustment_is_not_tried_it_trains_nothing():
     base = load_profile("smoke", losses=["softmax", "logit_adjusted"])
     ((_, trial),) = trials(dataclasses.replace(base, tune={"lr": [0.1]}))
