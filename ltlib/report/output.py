@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,12 +89,14 @@ class Output:
         if widths:
             layout = "".join(rf">{{\raggedright\arraybackslash}}p{{{cm}cm}}" for cm in widths)
             shown.set_properties(**{"white-space": "normal", "text-align": "left"})
+        notes = list(notes)
         latex = tabular(printed, layout, convert_css=True)
         end = "\\bottomrule\n"
         under = foot(notes, frame, frame.index.nlevels, 100 if widths else None)
         self._save(f"tables/{name}", latex_signs(latex.replace(end, end + under)))
         self._caption(f"tables/{name}", caption)
         display(frame if css is None and not widths else shown)
+        _show_notes(notes)
 
     def text(self, markdown: str, name: str) -> None:
         """Save a piece of prose as ``<name>.tex``."""
@@ -114,10 +117,12 @@ class Output:
         seeds = self.profile.seeds
         spread = " Mean ± half the 95 % t interval over seeds." if len(seeds) > 1 else ""
         counted = f"Seeds: {', '.join(map(str, seeds))}.{spread}"
-        self._save(f"tables/{name}", grid.latex([counted, *notes, *self.profile.deviations]))
+        notes = [counted, *notes, *self.profile.deviations]
+        self._save(f"tables/{name}", grid.latex(notes))
         self._caption(f"tables/{name}", caption)
         lines = {"selector": "td, th", "props": "white-space: nowrap"}
         display(grid.styler().set_table_styles([lines]))
+        _show_notes([*grid.explained(), *notes])
 
     def _caption(self, name: str, caption: str) -> None:
         """Show it: of a table above it, of a figure below."""
@@ -130,6 +135,14 @@ class Output:
     def _save(self, name: str, latex: str) -> None:
         with atomic_path(self.folder / f"{name}.tex") as partial:
             partial.write_text(latex)
+
+
+def _show_notes(notes: Iterable[str]) -> None:
+    """Under a table, as in print."""
+    from IPython.display import HTML, display
+
+    if text := escape(" ".join(notes), quote=False):
+        display(HTML(f'<p class="table-notes"><small>{text}</small></p>'))
 
 
 def _is_empty(table: pd.DataFrame, name: str) -> bool:

@@ -137,6 +137,7 @@ class Grid:
         self._columns: dict[tuple[str, str], dict] = {}
         self._signs: list[float] = []  # of a column: 1 where the lowest is best, -1 the highest
         self._daggers: set[tuple[str, str]] = set()
+        self._partial = False  # whether a text says how many of the seeds are there
 
     def add(self, title: tuple[str, str], text: dict, best: str | None = "max") -> None:
         """Add a column: (backbone, loss) -> text; a dash for what is not there.
@@ -173,7 +174,8 @@ class Grid:
             if interval:
                 cell += f" [{scale * row['low']:.1f}, {scale * row['high']:.1f}]"
             if row["seeds"] < seeds:
-                cell += f" ({row['seeds']} of {seeds} seeds)"
+                cell += f" ({row['seeds']} of {seeds})"
+                self._partial = True
             if row["same_as_softmax"]:
                 self._daggers.add((backbone, loss))
             text[backbone, loss] = cell
@@ -227,11 +229,19 @@ class Grid:
                 parts.append(f"{start}: --, no run yet}} \\\\\n")
             else:
                 parts.append(f"{start}}} \\\\\n" + body.split("\\bottomrule")[0])
-        end = "\\bottomrule\n" + foot([*self._explained(), *notes], frame) + "\\end{tabular}\n"
+        end = "\\bottomrule\n" + foot([*self.explained(), *notes], frame) + "\\end{tabular}\n"
         return latex_signs(head + "".join(parts) + end)
 
-    def _explained(self) -> list[str]:
-        """What the daggers stand for."""
+    def explained(self) -> list[str]:
+        """What the marks of the table stand for, a sentence each."""
+        told = []
+        if any(np.isfinite(sign) for sign in self._signs):
+            told.append("Bold: the best of a backbone in its column; underlined: the second.")
+        if self._partial:
+            told.append(f"(1 of {len(self.profile.seeds)}): how many of the seeds are there.")
+        return [*told, *self._dagger_explained()]
+
+    def _dagger_explained(self) -> list[str]:
         if not self._daggers:
             return []
         other = "softmax"

@@ -73,9 +73,10 @@ def test_a_caption_is_shown_with_what_it_belongs_to(folder, profile, monkeypatch
     fig, _ = plt.subplots()
     output.figure(fig, "line", caption="A $line$.")
     table = pd.DataFrame({"a": [1]})
-    output.frame(table, "t", caption="One.")
-    (first, _), (below, told), (above, _), (last, _) = shown
+    output.frame(table, "t", notes=["a < b.", "c"], caption="One.")
+    (first, _), (below, told), (above, _), (last, _), (notes, _) = shown
     assert (first, last) == ((fig,), (table,))
+    assert notes[0].data == '<p class="table-notes"><small>a &lt; b. c</small></p>'
     assert [part.data for (part,) in (below, above)] == ["**Figure.** A $line$.", "**Table.** One."]
     assert told["metadata"] == {"ltlib": {"name": "line", "caption": "A $line$."}}
     assert not plt.fignum_exists(fig.number)

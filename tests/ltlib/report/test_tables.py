@@ -78,6 +78,10 @@ def test_latex_is_a_bare_booktabs_tabular_with_bold_best_dashes_and_daggers(prof
         "Softmax$^\\dagger$ & \\underline{51.0\\,$\\pm$\\,12.7} \\\\\n"
         "Focal & \\textbf{70.5\\,$\\pm$\\,6.4} \\\\\n"
         "LDAM & -- \\\\\n\\bottomrule\n"
+        "\\multicolumn{2}{l}{\\scriptsize Bold: the best of a} \\\\\n"
+        "\\multicolumn{2}{l}{\\scriptsize backbone in its} \\\\\n"
+        "\\multicolumn{2}{l}{\\scriptsize column; underlined:} \\\\\n"
+        "\\multicolumn{2}{l}{\\scriptsize the second.} \\\\\n"
         "\\multicolumn{2}{l}{\\scriptsize $^\\dagger$ Equal to softmax on} \\\\\n"
         "\\multicolumn{2}{l}{\\scriptsize equal class counts by} \\\\\n"
         "\\multicolumn{2}{l}{\\scriptsize mathematics: computed} \\\\\n"
@@ -87,7 +91,9 @@ def test_latex_is_a_bare_booktabs_tabular_with_bold_best_dashes_and_daggers(prof
 
 
 def test_a_missing_seed_is_said(profile):
-    assert grid(profile, of("focal", 0.7)).frame().iloc[1, 0] == "70.0 (1 of 2 seeds)"
+    made = grid(profile, of("focal", 0.7))
+    assert made.frame().iloc[1, 0] == "70.0 (1 of 2)"
+    assert made.explained()[1] == "(1 of 2): how many of the seeds are there."
 
 
 def of_losses(*texts):
