@@ -64,4 +64,6 @@ def test_status_counts_what_is_there(built):
 def test_its_book_can_be_read_in_a_browser(built):
     index = built[0] / "build" / "smoke" / "html" / "index.html"
     views = ("light", PHONE), ("dark", DESK)
-    read_book(index, [*(page.name for page in pages(load_profile("smoke"))), "references"], views)
+    names = [page.name for page in pages(load_profile("smoke"))]
+    names += [f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.md")]
+    read_book(index, [*names, "references"], views)

@@ -70,9 +70,8 @@ def test_a_third_of_the_records_missing_everything_still_builds(built, copied, l
     assert {page.state() for page in every} == {"fresh"}
     html = {path.stem: path for path in (out / "build" / "smoke" / "html").glob("*.html")}
     assert {page.name for page in every} < set(html)
-    # too few losses have both blocks for a test
-    assert set(figures(built[0])) - set(figures(out)) == {"critical_difference.pdf"}
-    assert "no test." in html["13_comparison_of_losses"].read_text()
+    assert set(figures(built[0])) == set(figures(out))
+    assert "no test of ranks" in html["13_comparison_of_losses"].read_text()
     assert " & -- & " in figures(out)["tables/accuracy_longtailed.tex"].decode()
     for page in ("12_head_middle_tail", "13_comparison_of_losses", "15_thesis_tables"):
         assert html[page].read_text().count(": missing") >= len(lost)
