@@ -114,5 +114,6 @@ def test_a_notebook_runs_by_hand_from_top_to_bottom(server):
         for path in (folder / "out" / "figures").rglob("*.pdf")
     }
     assert written == {
-        f"figures/demo/softmax_{name}.pdf" for name in ("curve", "training", "shares", "gradients")
+        f"figures/demo/softmax_{name}.pdf"
+        for name in ("curve", "training", "shares", "gradients", "regions")
     }
