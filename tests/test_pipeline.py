@@ -1,5 +1,6 @@
 """The whole of it in the smoke profile: undisturbed, a second time, and in a browser."""
 
+import shutil
 import time
 
 import pytest
@@ -67,3 +68,14 @@ def test_its_book_can_be_read_in_a_browser(built):
     names = [page.name for page in pages(load_profile("smoke"))]
     names += [f"docs/{path.stem}" for path in (ROOT / "docs").glob("*.md")]
     read_book(index, [*names, "references"], views)
+
+
+@pytest.mark.skipif(shutil.which("latexmk") is None, reason="latexmk is not installed")
+def test_the_whole_book_prints(built):
+    result = run(built[0], "book-pdf")
+    assert result.returncode == 0, result.stdout + result.stderr
+    printed = built[0] / "build" / "smoke" / "thesis" / "book.pdf"
+    assert printed.read_bytes().startswith(b"%PDF")
+    log = printed.with_suffix(".log").read_text(errors="replace")
+    assert "undefined" not in log
+    assert "multiply defined" not in log

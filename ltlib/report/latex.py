@@ -13,9 +13,10 @@ from pandas.io.formats.style import Styler
 _ESCAPES = {"\\": "\\textbackslash{}", "^": "\\textasciicircum{}", "~": "\\textasciitilde{}"}
 _SIGNS = {"†": "$^\\dagger$", "−": "$-$", "–": "--", " ± ": "\\,$\\pm$\\,", "±": "$\\pm$"}
 _SIGNS |= {"α": "$\\alpha$", "β": "$\\beta$", "γ": "$\\gamma$", "σ": "$\\sigma$"}
-# pandoc's lists ask for this command
+# pandoc's lists ask for this command, and its tables for this counter
 TIGHTLIST = (
-    "\\providecommand{\\tightlist}{\\setlength{\\itemsep}{0pt}\\setlength{\\parskip}{0pt}}\n"
+    "\\providecommand{\\tightlist}{\\setlength{\\itemsep}{0pt}\\setlength{\\parskip}{0pt}}"
+    "\\makeatletter\\@ifundefined{c@none}{\\newcounter{none}}{}\\makeatother\n"
 )
 
 

@@ -48,7 +48,7 @@ def made(out, library, smoke):
     cells = [
         new_markdown_cell("# Data & all\n\n**Question.** Why?"),
         new_markdown_cell("By [(1.1)](#eq-1.1) of [Cui et al. (2019)](#cite-cui2019):"),
-        new_markdown_cell("$$ a = b \\tag{1.1} $$"),
+        new_markdown_cell("$$ a = b \\tag{1.1} $$\n\n| a | b |\n|---|---|\n| $x$ | y |"),
         new_code_cell("1", outputs=[new_output("stream", text="95 % of a_b\n"), *told]),
     ]
     nb = new_notebook(cells=cells)
