@@ -154,7 +154,8 @@ def _latex(markdown: str) -> str:
 def _captions(made: Iterable[Float]) -> dict[str, str]:
     """Captions as LaTeX, by name; pandoc is started once."""
     made, mark = list(made), "\n\nltlib-next-caption\n\n"
-    found = _latex(mark.join(as_latex(one.caption) for one in made)) if made else ""
+    there = {one.anchor for one in made}
+    found = _latex(mark.join(as_latex(one.caption, there) for one in made)) if made else ""
     texts = map(str.strip, found.split(mark.strip()))
     return dict(zip([one.name for one in made], map(latex_signs, texts), strict=False))
 
@@ -179,10 +180,10 @@ def _prose(
 ) -> str:
     """A notebook's cells as LaTeX: one document in Markdown, in which what is printed and what
     floats is LaTeX already."""
-    parts = []
+    parts, there = [], {one.anchor for one in made.values()}
     for cell in cells:
         if cell["cell_type"] == "markdown":
-            parts.append(as_latex(cell["source"]))
+            parts.append(as_latex(cell["source"], there))
             continue
         for output in cell.get("outputs", []):
             told = told_of(output)
@@ -192,7 +193,7 @@ def _prose(
             elif output["output_type"] == "stream" and output.get("name") == "stdout":
                 parts.append(_raw(_fill(PRINTED, text="".join(output["text"]).rstrip())))
             elif text := output.get("data", {}).get("text/markdown"):
-                parts.append("" if told else as_latex("".join(text)))
+                parts.append("" if told else as_latex("".join(text), there))
     return latex_signs(_latex("\n\n".join(parts))) + "\n\\FloatBarrier\n"
 
 

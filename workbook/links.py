@@ -10,7 +10,7 @@ them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 LINK = re.compile(r"\[([^\[\]]*)\]\(#(figure|table|eq|cite)-([^()\s]+)\)")
 EQUATION = re.compile(r"\$\$((?:(?!\$\$).)*?)\\tag\{(\d+\.\d+)\}((?:(?!\$\$).)*?)\$\$", re.DOTALL)
@@ -21,12 +21,16 @@ def link(text: str, replace: Callable[[str, str, str], str]) -> str:
     return LINK.sub(lambda found: replace(*found.groups()), text)
 
 
-def as_latex(text: str) -> str:
-    """Markdown whose links and numbered equations are LaTeX's, for pandoc."""
+def as_latex(text: str, there: Collection[str] | None = None) -> str:
+    """Markdown whose links and numbered equations are LaTeX's, for pandoc. there: anchors of the
+    figures and tables that the document has (None: it may have all); a link to another one is its
+    text alone."""
 
     def latex(shown: str, kind: str, name: str) -> str:
         cite = "citet" if "(" in shown else "citealp"
         commands = {"cite": f"\\{cite}{{{name}}}", "eq": f"\\hyperref[eq-{name}]{{{shown}}}"}
+        if kind not in commands and there is not None and f"{kind}-{name}" not in there:
+            return shown
         command = commands.get(kind, f"{shown}~\\ref{{{kind}-{name}}}")
         return f"`{command}`{{=latex}}"
 

@@ -17,6 +17,8 @@ def test_links_become_latex_references():
         "`Figure~\\ref{figure-features}`{=latex}, `Table~\\ref{table-other}`{=latex}, "
         "`\\hyperref[eq-6.2]{(6.2)}`{=latex}, [A](https://a.b)"
     )
+    known = as_latex(TEXT, {"figure-features"})
+    assert known.startswith("`Figure~\\ref{figure-features}`{=latex}, Table, `\\hyperref")
     assert as_latex(CITED) == ("as `\\citet{cao2019}`{=latex} say (`\\citealp{lin2017}`{=latex})")
 
 
