@@ -20,7 +20,7 @@ class Entry:
     where       "module:Class", imported when the loss is first built
     title       in tables and figures; short: where columns are narrow
     color       of its line in figures, "#rrggbb"
-    marker      of its points in figures, as matplotlib names them
+    marker      of its points in figures, as matplotlib names them; deferred_marker of its variant
     heads       those that its logits allow, the first one the default
     version     of the formula. A changed formula gets the next number, and so other run ids
     deferrable  whether ``<name>_drw``, its weights deferred to the last epochs, is a variant
@@ -35,6 +35,7 @@ class Entry:
     heads: tuple[str, ...] = ("linear", "scaled_cosine", "distance")
     version: int = 1
     deferrable: bool = False
+    deferred_marker: str = "."
 
 
 def _by_name(*entries: Entry) -> dict[str, Entry]:
@@ -52,8 +53,18 @@ LOSSES = _by_name(
         "#de8f05",
         "s",
         deferrable=True,
+        deferred_marker="2",
     ),
-    Entry("focal", "ltlib.losses.focal:Focal", "Focal", "Focal", "#029e73", "D", deferrable=True),
+    Entry(
+        "focal",
+        "ltlib.losses.focal:Focal",
+        "Focal",
+        "Focal",
+        "#029e73",
+        "D",
+        deferrable=True,
+        deferred_marker="3",
+    ),
     Entry(
         "class_balanced",
         "ltlib.losses.class_balanced:ClassBalanced",
@@ -62,6 +73,7 @@ LOSSES = _by_name(
         "#d55e00",
         "^",
         deferrable=True,
+        deferred_marker="1",
     ),
     Entry(
         "balanced_softmax",
@@ -80,6 +92,7 @@ LOSSES = _by_name(
         "P",
         heads=("cosine",),
         deferrable=True,
+        deferred_marker="H",
     ),
     Entry(
         "equalization",
@@ -123,9 +136,8 @@ ENTRIES = LOSSES | METHODS
 LOSS_NAMES, METHOD_NAMES = tuple(LOSSES), tuple(METHODS)
 
 DRW = "_drw"  # deferred re-weighting (Cao et al. 2019): a variant of a loss, not a loss
-# of the softmax run; a deferred variant has its loss's colour and a marker of its own
+# of the softmax run
 _ADJUSTED = {"logit_adjusted": ("Logit adjustment", "LA", "#949494", "p")}
-_DEFERRED_MARKERS = {"ldam": "H", "class_balanced": "1", "weighted_softmax": "2", "focal": "3"}
 VARIANTS = (*(e.name + DRW for e in ENTRIES.values() if e.deferrable), *_ADJUSTED)
 
 
@@ -177,7 +189,7 @@ def short_title(name: str) -> str:
 def color(name: str) -> str:
     """The colour of a loss or method, "#rrggbb"; a deferred variant has its loss's.
 
-    Raises KeyError for another name: what a profile names itself is drawn as its loss is.
+    Raises KeyError for another name: a profile has colours for what it names itself.
     """
     if name in _ADJUSTED:
         return _ADJUSTED[name][2]
@@ -188,4 +200,6 @@ def marker(name: str) -> str:
     """The marker of a loss, method or variant, of its own. Raises KeyError for another name."""
     if name in _ADJUSTED:
         return _ADJUSTED[name][3]
-    return _DEFERRED_MARKERS[name.removesuffix(DRW)] if name in VARIANTS else ENTRIES[name].marker
+    if name in VARIANTS:
+        return ENTRIES[name.removesuffix(DRW)].deferred_marker
+    return ENTRIES[name].marker

@@ -126,7 +126,6 @@ def _head(profile: Profile, kind: str) -> str:
     missing = "1 run is" if count == 1 else f"{count} runs are"
     state = f"{missing} missing: dashes stand for them."
     folder = build_dir(profile.name) / "thesis"
-    word = "seed" if len(profile.seeds) == 1 else "seeds"
     return _fill(
         HEAD,
         figures=os.path.relpath(figures_dir(profile.name), folder),
@@ -134,7 +133,7 @@ def _head(profile: Profile, kind: str) -> str:
         kind="results of" if kind == "results" else "all notebooks, with",
         name=_escape(profile.name),
         about=_escape(" ".join([f"{profile.title}.", *profile.deviations])),
-        seeds=f"{word} {', '.join(map(str, profile.seeds))}",
+        seeds=profile.seeds_in_words,
         state=state if count else "Every run is there.",
     )
 
@@ -153,11 +152,13 @@ def _latex(markdown: str) -> str:
 
 def _captions(made: Iterable[Float]) -> dict[str, str]:
     """Captions as LaTeX, by name; pandoc is started once."""
-    made, mark = list(made), "\n\nltlib-next-caption\n\n"
+    made, mark = list(made), "ltlib-next-caption"
+    if not made:
+        return {}
     there = {one.anchor for one in made}
-    found = _latex(mark.join(as_latex(one.caption, there) for one in made)) if made else ""
-    texts = map(str.strip, found.split(mark.strip()))
-    return dict(zip([one.name for one in made], map(latex_signs, texts), strict=False))
+    found = _latex(f"\n\n{mark}\n\n".join(as_latex(one.caption, there) for one in made))
+    texts = [latex_signs(text.strip()) for text in found.split(mark)]
+    return dict(zip([one.name for one in made], texts, strict=True))
 
 
 def _floats(profile: Profile, made: Iterable[Float], captions: dict[str, str]) -> str:

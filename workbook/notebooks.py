@@ -133,9 +133,8 @@ def pages(profile: Profile) -> list[Page]:
     of ``ANY_DATA``.
     """
     runs, result = tuple(unique_runs(profile)), []
-    own = any(protocol.counts for protocol in profile.protocols)
     for source in sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb")):
-        wanted = source.name[:2] in ANY_DATA if own else True
+        wanted = source.name[:2] in ANY_DATA if profile.is_imported else True
         if profile.notebooks:
             wanted = source.stem in profile.notebooks
         if wanted:

@@ -179,14 +179,15 @@ def advice(comparison: Comparison) -> str:
     """Which loss to take with each backbone, by what is wanted, in Markdown: where every class
     counts the same, where the head must not fall, and where nothing can be trained again.
     """
-    lines = []
+    profile, records, lines = comparison.profile, comparison.records, []
     for block, by_loss in comparison.gains.items():
         over = {loss: cells["all"].mean for loss, cells in by_loss.items()} | {"softmax": 0.0}
         best = max(over, key=lambda loss: over[loss])
-        rivals = [loss for loss in comparison.profile.losses if loss in over and loss != best]
-        equal = [x for x in rivals if not _gain_over(comparison, block, best, x).decided]
-        safe = [x for x, cells in by_loss.items() if _not_lower(cells["head"])]
-        careful = max(["softmax", *safe], key=lambda x: by_loss[x]["tail"].mean if x in safe else 0)
+        rivals = [loss for loss in profile.losses if loss in over and loss != best]
+        equal = [x for x in rivals if not gain(profile, records, block, best, "all", x).decided]
+        not_lower = [loss for loss, cells in by_loss.items() if _not_lower(cells["head"])]
+        safe = {"softmax": 0.0} | {loss: by_loss[loss]["tail"].mean for loss in not_lower}
+        careful = max(safe, key=lambda loss: safe[loss])
         parts = [
             f"every class counts the same: {_told(comparison, block, best, 'all')}, not told apart"
             f" from it: {comparison.names(equal)}",
@@ -197,10 +198,6 @@ def advice(comparison: Comparison) -> str:
             parts.append(f"nothing can be trained again: {adjusted}")
         lines.append(f"- **{comparison.title(block)}**: {'; '.join(parts)}.")
     return "\n".join(lines) or "No block has softmax and another loss yet."
-
-
-def _gain_over(comparison: Comparison, block: Block, loss: str, rival: str) -> Gain:
-    return gain(comparison.profile, comparison.records, block, loss, "all", rival)
 
 
 def _told(comparison: Comparison, block: Block, loss: str, group: str) -> str:

@@ -39,11 +39,9 @@ class Output:
 
     def __init__(self, profile: Profile):
         self.profile = profile
-        word = "seed" if len(profile.seeds) == 1 else "seeds"
-        self.seeds = f"{word} {', '.join(map(str, profile.seeds))}"
+        self.seeds = profile.seeds_in_words
         self.first = f"seed {profile.seeds[0]}"
-        own = any(protocol.counts for protocol in profile.protocols)
-        self.tested = "its test" if own else "the balanced test"
+        self.tested = "its test" if profile.is_imported else "the balanced test"
         self.folder = Path(os.environ.get("LTLIB_FIGURES") or figures_dir(profile.name))
         set_style()
 

@@ -83,7 +83,7 @@ class BackboneOf:
 
 # of a profile's own methods in figures: seaborn's "dark" palette, and markers in turn
 OWN_COLORS = ("#001c7f", "#b1400d", "#12711c", "#8c0800", "#591e71", "#592f0d", "#a23582")
-OWN_MARKERS = "osD^vP*Xd<>h"
+OWN_MARKERS = "8x4+|_"  # none of the registry's
 
 
 @checked
@@ -207,6 +207,17 @@ class Profile:
         return self.head if self.head in registry.heads_of(loss) else ""
 
     @property
+    def seeds_in_words(self) -> str:
+        """ "seed 0", or "seeds 0, 1, 2"."""
+        word = "seed" if len(self.seeds) == 1 else "seeds"
+        return f"{word} {', '.join(map(str, self.seeds))}"
+
+    @property
+    def is_imported(self) -> bool:
+        """Whether it is of imported photographs, whose protocols list their own counts."""
+        return any(protocol.counts for protocol in self.protocols)
+
+    @property
     def known_losses(self) -> tuple[str, ...]:
         """What ``losses`` may list."""
         return (*registry.ENTRIES, *registry.VARIANTS, *self.methods)
@@ -227,7 +238,10 @@ class Profile:
         if name not in self.methods:
             return {"color": registry.color(name), "marker": registry.marker(name)}
         place = list(self.methods).index(name)
-        return {"color": OWN_COLORS[place % len(OWN_COLORS)], "marker": OWN_MARKERS[place % 12]}
+        return {
+            "color": OWN_COLORS[place % len(OWN_COLORS)],
+            "marker": OWN_MARKERS[place % len(OWN_MARKERS)],
+        }
 
     def short_title(self, name: str) -> str:
         """The same where columns are narrow."""
